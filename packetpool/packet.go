@@ -37,22 +37,28 @@ type Packet struct {
 // hold makes k a held, empty packet: a head, or in the chain of head.
 func (k *Packet) hold(headroom int, head *Packet, at site) {
 	k.held = true
-	k.start, k.end = headroom, headroom
-	k.headroom, k.tail = headroom, k
-	k.length, k.read = 0, 0
-	k.cursor, k.at = k, 0
+	k.reset(headroom)
 	if head == nil {
 		head = k
 	}
 	k.check.noteHeld(head, at)
 }
 
-// drop ends the holding of k, whose memory is no longer the caller's.
+// drop ends the holding of k. Whoever goes on using it finds an empty packet that
+// can't grow, and the rest of its former chain out of reach.
 func (k *Packet) drop(at site) {
 	k.held = false
-	k.next, k.tail, k.cursor = nil, nil, nil
+	k.reset(0)
 	k.check.noteDropped(at)
 	poison(k.buf)
+}
+
+// reset makes k an empty packet in a chain of its own.
+func (k *Packet) reset(headroom int) {
+	k.start, k.end, k.next = headroom, headroom, nil
+	k.headroom, k.tail = headroom, k
+	k.length, k.read = 0, 0
+	k.cursor, k.at = k, 0
 }
 
 // data is what k alone holds. An append to it doesn't reach beyond it.

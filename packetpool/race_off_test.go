@@ -1,0 +1,5 @@
+//go:build !race
+
+package packetpool_test
+
+const raceEnabled = false
