@@ -1,0 +1,541 @@
+package smtpclient
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/duotap/duotap/packetpool"
+)
+
+// session is one connection with one mail. Its methods return an *Error, or nil.
+type session struct {
+	client  *Client
+	cfg     *Config
+	start   time.Time
+	receipt *Receipt
+	ctx     context.Context
+
+	wire *wire
+	name string // by which the client introduced itself
+	ext  extensions
+
+	// broken: the two sides may not agree any more on what has been said, or the
+	// connection is gone. over: the server has said that it closes. In both cases
+	// nothing more is sent.
+	broken, over bool
+}
+
+// run sends m. Recipients whose outcome differs from that of the whole have it in the
+// receipt.
+func (s *session) run(ctx context.Context, m *Mail) error {
+	s.ctx = ctx
+	e, err := m.envelope(s.cfg.From)
+	if err != nil {
+		return &Error{Step: StepPrepare, Err: err}
+	}
+	if err := s.connect(); err != nil {
+		return err
+	}
+	defer s.close()
+	for _, step := range []func() error{s.greeting, s.hello, s.authenticate} {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	return s.transaction(m, e)
+}
+
+// connect makes the connection.
+func (s *session) connect() error {
+	begin := time.Now()
+	conn, err := s.client.dial(s.ctx)
+	s.receipt.took(StepConnect, time.Since(begin))
+	if err != nil {
+		return s.fail(StepConnect, err)
+	}
+	if a := conn.LocalAddr(); a != nil {
+		s.receipt.Local = a.String()
+	}
+	if a := conn.RemoteAddr(); a != nil {
+		s.receipt.Remote = a.String()
+	}
+	s.trace('*', fmt.Sprintf("connected to %s at %s", s.receipt.Server, s.receipt.Remote))
+	s.wire = newWire(s.ctx, s.cfg, s.client.server.headroom(), conn)
+	s.wire.in.scrub = newScrubber(s.cfg.Username, s.cfg.Password)
+	s.name = s.client.helloName(conn)
+	return nil
+}
+
+// close ends the session, politely unless it is broken. Nothing depends on the answer
+// to QUIT.
+func (s *session) close() {
+	if !s.broken && !s.over {
+		_, _ = s.command(StepQuit, s.cfg.Timeouts.Quit, "QUIT", "QUIT")
+	}
+	s.receipt.Bytes = s.wire.out.sent
+	s.receipt.Packets = s.wire.out.packets
+	s.wire.close(s.broken)
+}
+
+// greeting waits for the server's first words (RFC 5321 §3.1).
+func (s *session) greeting() error {
+	begin := time.Now()
+	defer func() { s.receipt.took(StepGreeting, time.Since(begin)) }()
+	if err := s.wire.begin(s.cfg.Timeouts.Greeting); err != nil {
+		return s.failBroken(StepGreeting, err)
+	}
+	r, err := s.readReply(StepGreeting, "")
+	if err != nil {
+		return err
+	}
+	return s.expect(StepGreeting, r, 220)
+}
+
+// hello introduces the client, with HELO to a server that doesn't know EHLO (RFC 5321
+// §3.2).
+func (s *session) hello() error {
+	r, err := s.say(StepEHLO, s.cfg.Timeouts.Hello, "EHLO "+s.name)
+	if err != nil {
+		return err
+	}
+	if slices.Contains([]int{500, 502, 504, 550}, r.code) && !s.broken {
+		return s.helo(r)
+	}
+	if err := s.expect(StepEHLO, r, 250); err != nil {
+		return err
+	}
+	s.ext = parseExtensions(r.lines)
+	s.receipt.Extensions = append(s.receipt.Extensions, s.ext.lines...)
+	return nil
+}
+
+// helo introduces the client to a server that refused EHLO with the reply r. If it has
+// closed then, the refusal is the news and not the closing.
+func (s *session) helo(r rawReply) error {
+	h, err := s.say(StepHELO, s.cfg.Timeouts.Hello, "HELO "+s.name)
+	switch {
+	case err == nil:
+		return s.expect(StepHELO, h, 250)
+	case s.ctx.Err() != nil, isTimeout(err), isReplyError(err):
+		return err
+	}
+	return s.refusal(StepEHLO, r)
+}
+
+// authenticate runs the exchange that the configuration and the server agree on (RFC
+// 4954), if any.
+func (s *session) authenticate() error {
+	mechanism := chooseMechanism(s.cfg, s.ext)
+	if mechanism == "" {
+		if s.cfg.Auth == AuthAuto && s.cfg.Username != "" {
+			s.leaveOut("AUTH", "the server doesn't offer it")
+		}
+		return nil
+	}
+	if !s.cfg.AllowPlaintextAuth && !isEncrypted(s.wire.conn) {
+		return s.fail(StepAuth, fmt.Errorf("%w: the link isn't encrypted; if everybody on the way may read them, set Config.AllowPlaintextAuth, else set Config.Auth to AuthNone",
+			ErrPlaintextAuth))
+	}
+	if err := s.exchange(mechanism, newSASL(mechanism, s.cfg.Username, s.cfg.Password)); err != nil {
+		return err
+	}
+	s.receipt.Auth = mechanism
+	return nil
+}
+
+// exchange authenticates with mechanism. The client bounds the number of challenges.
+func (s *session) exchange(mechanism string, client saslClient) error {
+	line := "AUTH " + mechanism
+	shown := line
+	if full, ok := s.initialResponse(line, client); ok {
+		line, shown = full, line+" "+hidden
+	}
+	for {
+		r, err := s.command(StepAuth, s.cfg.Timeouts.Auth, line, shown)
+		if err != nil {
+			return err
+		}
+		if r.code != 334 {
+			return s.expect(StepAuth, r, 235)
+		}
+		answer, err := client.answer(decodeChallenge(r.last()))
+		if err != nil {
+			return s.failBroken(StepAuth, err)
+		}
+		line, shown = base64.StdEncoding.EncodeToString(answer), hidden
+	}
+}
+
+// initialResponse adds to an AUTH command the answer to a challenge that is not awaited,
+// if that is wanted and the line isn't too long for it (RFC 4954 §4).
+func (s *session) initialResponse(line string, client saslClient) (string, bool) {
+	answer, ok := client.initial()
+	if !ok || !s.cfg.AuthInitialResponse {
+		return "", false
+	}
+	line += " " + base64.StdEncoding.EncodeToString(answer)
+	return line, len(line)+len("\r\n") <= 512
+}
+
+// transaction sends the mail to all recipients that the server accepts (RFC 5321 §3.3).
+func (s *session) transaction(m *Mail, e envelope) error {
+	r, err := s.say(StepMail, s.cfg.Timeouts.Mail, s.mailCommand(e))
+	if err == nil {
+		err = s.expect(StepMail, r, 250)
+	}
+	if err != nil {
+		return err
+	}
+	accepted, err := s.recipients(e)
+	if err != nil || accepted == 0 {
+		return err
+	}
+	r, err = s.say(StepData, s.cfg.Timeouts.Data, "DATA")
+	if err == nil {
+		err = s.expect(StepData, r, 354)
+	}
+	if err != nil {
+		return err
+	}
+	begin := time.Now()
+	defer func() { s.receipt.took(StepMessage, time.Since(begin)) }()
+	return s.message(m, e)
+}
+
+// mailCommand is MAIL with the parameters that the server understands.
+func (s *session) mailCommand(e envelope) string {
+	line := "MAIL FROM:<" + string(e.from) + ">"
+	if s.ext.has("8BITMIME") {
+		line += " BODY=8BITMIME"
+	}
+	if e.priority != PriorityNormal {
+		if s.ext.has("MT-PRIORITY") {
+			line += " MT-PRIORITY=" + e.priority.mtPriority()
+		} else {
+			s.leaveOut("MT-PRIORITY", "the server doesn't offer it")
+		}
+	}
+	return line
+}
+
+// recipients names all of them, and returns how many were accepted. Those that were
+// refused have their outcome.
+func (s *session) recipients(e envelope) (accepted int, err error) {
+	for i, to := range e.to {
+		r, err := s.say(StepRcpt, s.cfg.Timeouts.Rcpt, "RCPT TO:<"+string(to)+">")
+		if err != nil {
+			return 0, err
+		}
+		reply := r.reply()
+		s.receipt.Recipients[i].Reply = &reply
+		err = s.expect(StepRcpt, r, 250, 251, 252)
+		if s.broken || s.over {
+			return 0, err
+		}
+		if err == nil {
+			accepted++
+			continue
+		}
+		refusal, _ := errors.AsType[*Error](err)
+		refusal.Recipient = string(to)
+		s.receipt.Recipients[i].Err = refusal
+		s.receipt.Recipients[i].Temporary = refusal.Temporary()
+	}
+	return accepted, nil
+}
+
+// message sends header, body and final dot, and reads what the server makes of it.
+func (s *session) message(m *Mail, e envelope) error {
+	text, err := s.text(m, e)
+	if err != nil {
+		return s.failBroken(StepMessage, err)
+	}
+	out := &s.wire.out
+	before := out.written
+	dotAt, err := s.sendText(text)
+	if err != nil {
+		return s.failText(err, out.offered > dotAt)
+	}
+	s.receipt.MessageBytes = dotAt - before
+	s.trace('C', fmt.Sprintf("(%d bytes)", dotAt-before))
+	s.trace('C', ".")
+	if err := s.wire.begin(s.cfg.Timeouts.FinalDot); err != nil {
+		return s.inDoubt(s.fail(StepMessage, err))
+	}
+	r, err := s.readReply(StepMessage, ".")
+	if err != nil {
+		return s.inDoubt(err)
+	}
+	return s.verdict(r)
+}
+
+// text is the whole message as it is before it is made fit for DATA.
+func (s *session) text(m *Mail, e envelope) (io.Reader, error) {
+	body := m.Body
+	if body == nil {
+		body = bytes.NewReader(nil)
+	}
+	if m.Raw {
+		return body, nil
+	}
+	now := s.cfg.Now()
+	id, err := newMessageID(now, s.cfg.Rand, s.name)
+	if err != nil {
+		return nil, err
+	}
+	s.receipt.MessageID = id
+	header := m.header(e, headerFacts{date: now, messageID: id, domain: s.name, eightBit: s.ext.has("8BITMIME")})
+	return io.MultiReader(bytes.NewReader(header), body), nil
+}
+
+// sendText sends text and the final dot through packets. dotAt is the dot's position in
+// all that the session sends; it is beyond everything as long as no dot was written.
+func (s *session) sendText(text io.Reader) (dotAt int64, err error) {
+	const nowhere = 1<<63 - 1
+	st := s.client.stages.Get().(*stage)
+	defer s.client.stages.Put(st)
+	out := &s.wire.out
+	body := bodyReader{r: text}
+	lines := textWriter{w: out}
+	for {
+		b, last, err := body.fill(st)
+		if err != nil {
+			return nowhere, err
+		}
+		if !s.ext.has("8BITMIME") {
+			if err := checkSevenBit(b); err != nil {
+				return nowhere, err
+			}
+			if !last {
+				b = body.keepLine(st, b)
+			}
+		}
+		if err := s.wire.begin(s.cfg.Timeouts.DataBlock); err != nil {
+			return nowhere, err
+		}
+		if _, err := lines.Write(b); err != nil {
+			return nowhere, err
+		}
+		if last {
+			break
+		}
+		if err := out.flush(); err != nil {
+			return nowhere, err
+		}
+	}
+	if err := lines.finish(); err != nil {
+		return nowhere, err
+	}
+	dotAt = out.written
+	if _, err := out.Write(dotEnd); err != nil {
+		return dotAt, err
+	}
+	return dotAt, out.flush()
+}
+
+// verdict turns the reply to the message into the recipients' outcome.
+func (s *session) verdict(r rawReply) error {
+	if r.code/100 == 2 || r.code/100 == 3 {
+		if err := s.expect(StepMessage, r, 250); err != nil {
+			return s.inDoubt(err)
+		}
+		if err := s.checkGoodbye(); err != nil {
+			return s.inDoubt(err)
+		}
+	}
+	reply := r.reply()
+	err := s.expect(StepMessage, r, 250)
+	for i := range s.receipt.Recipients {
+		rcpt := &s.receipt.Recipients[i]
+		if rcpt.Err != nil {
+			continue // refused before
+		}
+		rcpt.Reply = &reply
+		if err == nil {
+			rcpt.Outcome = Delivered
+		}
+	}
+	return err
+}
+
+// checkGoodbye looks at what came together with the 250 for the message. A server may
+// close; but if there is another answer, one of the two is for something else, as when
+// a server answers for each recipient.
+func (s *session) checkGoodbye() error {
+	if s.wire.in.buffered() == 0 {
+		return nil
+	}
+	r, ok := s.wire.lastWords()
+	if ok && (r.code == 221 || r.code == 421) {
+		s.record(StepQuit, "", r)
+		s.over = true
+		return nil
+	}
+	return s.fail(StepMessage, fmt.Errorf("%w: more than one answer to the message", ErrUnexpectedReply))
+}
+
+// failText is the error of a message that wasn't sent to its end. A server that
+// doesn't want to read on may have said why.
+func (s *session) failText(err error, doubt bool) error {
+	s.broken = true
+	if !isBodyError(err) && !errors.Is(err, packetpool.ErrNoPacket) {
+		if r, ok := s.refusalInWaiting(StepMessage); ok {
+			return s.refusal(StepMessage, r)
+		}
+	}
+	failed := s.fail(StepMessage, err)
+	if doubt {
+		return s.inDoubt(failed)
+	}
+	return failed
+}
+
+// refusalInWaiting returns the reply with which a server ended the connection, after a
+// write has failed.
+func (s *session) refusalInWaiting(step Step) (rawReply, bool) {
+	r, ok := s.wire.lastWords()
+	if !ok || r.code < 400 {
+		return rawReply{}, false
+	}
+	s.record(step, "", r)
+	return r, true
+}
+
+// inDoubt makes the outcome unknown for all recipients that weren't refused before.
+func (s *session) inDoubt(err error) error {
+	s.broken = true
+	e, _ := errors.AsType[*Error](err)
+	e.Err = fmt.Errorf("%w: %w", ErrUnknownOutcome, e.Err)
+	for i := range s.receipt.Recipients {
+		rcpt := &s.receipt.Recipients[i]
+		if rcpt.Err == nil {
+			rcpt.Outcome, rcpt.Err = Unknown, e
+		}
+	}
+	return e
+}
+
+// say is command with nothing to hide.
+func (s *session) say(step Step, limit time.Duration, line string) (rawReply, error) {
+	return s.command(step, limit, line, line)
+}
+
+// command sends a line and reads the reply. shown is the line without secrets. An error
+// means that the session is broken.
+func (s *session) command(step Step, limit time.Duration, line, shown string) (rawReply, error) {
+	begin := time.Now()
+	defer func() { s.receipt.took(step, time.Since(begin)) }()
+	if s.wire.in.buffered() > 0 {
+		return s.unasked(step)
+	}
+	s.trace('C', shown)
+	err := s.wire.begin(limit)
+	if err == nil {
+		_, err = io.WriteString(&s.wire.out, line+"\r\n")
+	}
+	if err == nil {
+		err = s.wire.out.flush()
+	}
+	if err == nil {
+		return s.readReply(step, shown)
+	}
+	s.broken = true
+	if !errors.Is(err, packetpool.ErrNoPacket) {
+		if r, ok := s.refusalInWaiting(step); ok {
+			return r, nil
+		}
+	}
+	return rawReply{}, s.fail(step, err)
+}
+
+// unasked deals with a reply that is there before its command was sent. A server that
+// shuts down may send one (RFC 5321 §3.8); any other would be taken for the answer to
+// the command.
+func (s *session) unasked(step Step) (rawReply, error) {
+	r, ok := s.wire.lastWords()
+	if !ok {
+		return rawReply{}, s.failBroken(step, fmt.Errorf("%w: part of a reply before the command", ErrUnexpectedReply))
+	}
+	s.record(step, "", r)
+	if r.code == 421 {
+		return r, nil
+	}
+	return rawReply{}, s.failBroken(step, fmt.Errorf("%w: %d before the command", ErrUnexpectedReply, r.code))
+}
+
+// readReply reads the reply to a command. An error means that the session is broken.
+func (s *session) readReply(step Step, command string) (rawReply, error) {
+	r, err := s.wire.readReply()
+	if err != nil {
+		return rawReply{}, s.failBroken(step, err)
+	}
+	s.record(step, command, r)
+	return r, nil
+}
+
+// expect returns nil if r has one of the codes wanted. Codes from 400 on are refusals,
+// and 421 ends the session; another code means that it is broken.
+func (s *session) expect(step Step, r rawReply, wanted ...int) error {
+	switch {
+	case slices.Contains(wanted, r.code):
+		return nil
+	case r.code/100 >= 4:
+		return s.refusal(step, r)
+	}
+	return s.failBroken(step, fmt.Errorf("%w: %d instead of %d", ErrUnexpectedReply, r.code, wanted[0]))
+}
+
+// refusal is the error of a reply that says no.
+func (s *session) refusal(step Step, r rawReply) error {
+	if r.code == 421 {
+		s.over = true
+	}
+	reply := r.reply()
+	text := printable(r.lines[0])
+	if reply.Enhanced != "" {
+		text = text[min(len(text), len(reply.Enhanced)+1):]
+	}
+	return &Error{Step: step, Server: s.receipt.Server, Code: r.code, Enhanced: reply.Enhanced, Text: cut(text, keptText)}
+}
+
+// fail is the error of a step without a reply.
+func (s *session) fail(step Step, err error) error {
+	s.trace('*', string(step)+": "+err.Error())
+	return &Error{Step: step, Server: s.receipt.Server, Err: err}
+}
+
+// failBroken is fail for what ends the session.
+func (s *session) failBroken(step Step, err error) error {
+	s.broken = true
+	return s.fail(step, err)
+}
+
+// record keeps a reply in receipt, log and trace.
+func (s *session) record(step Step, command string, r rawReply) {
+	s.receipt.Exchanges = append(s.receipt.Exchanges, Exchange{Step: step, Command: command, Reply: r.reply()})
+	s.cfg.Logger.LogAttrs(s.ctx, slog.LevelDebug, "smtp reply", slog.String("step", string(step)),
+		slog.Int("code", r.code), slog.String("text", r.reply().Text))
+	for i, line := range r.lines {
+		sep := "-"
+		if i == len(r.lines)-1 {
+			sep = " "
+		}
+		s.trace('S', fmt.Sprintf("%d%s%s", r.code, sep, line))
+	}
+}
+
+func (s *session) trace(from rune, line string) {
+	s.cfg.Trace(TraceEvent{Elapsed: time.Since(s.start), From: from, Line: printable(line)})
+}
+
+// leaveOut notes that something wanted isn't done.
+func (s *session) leaveOut(what, why string) {
+	s.receipt.LeftOut = append(s.receipt.LeftOut, what+": "+why)
+}
