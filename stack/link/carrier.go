@@ -18,10 +18,14 @@ type Carrier struct {
 // Set changes the state, and tells the watcher if that is news. A change that comes
 // while the watcher runs is told after it has returned, by the goroutine that it
 // runs in; a change that is taken back before then is not told.
-func (c *Carrier) Set(up bool) {
+func (c *Carrier) Set(up bool) { c.Update(func() bool { return up }) }
+
+// Update is Set with a state that it reads itself. Where several goroutines change
+// what the state depends on, the last Update sees the last change.
+func (c *Carrier) Update(state func() bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.up = up
+	c.up = state()
 	c.tell()
 }
 

@@ -31,18 +31,18 @@ var (
 )
 
 // Device sends and receives whole Ethernet frames, without FCS. Its methods may be
-// called from several goroutines at once.
+// called from several goroutines at once, and from within deliver.
 type Device interface {
 	// Receive runs the receiving side: it calls deliver with each batch of arriving
 	// frames, in order of arrival, until the device fails or is closed; then it
-	// returns an error that wraps net.ErrClosed or says what failed. It is called
-	// once. The frames are borrowed until deliver returns, and a device in memory may
-	// call deliver from several goroutines at once, those of the senders.
+	// returns an error that wraps net.ErrClosed or ErrRemoved, or says what failed. It
+	// may be called once. Frames are borrowed until deliver returns. A device in
+	// memory may call deliver from several goroutines at once, those of the senders.
+	// Once Receive has returned, no deliver is running and none will.
 	//
 	// A device that needs memory to receive into uses ring, which is the caller's
 	// again when Receive returns. Each slot holds one frame of the largest size the
-	// device gives (FrameSize); more slots let it deliver larger batches. With slots that
-	// are smaller than that, but hold a plain frame, the device gives no super-frames.
+	// device gives (FrameSize); more slots let it deliver larger batches.
 	Receive(ring Ring, deliver func(frames []Frame)) error
 
 	// Send sends frames in order and reports how many it took. err is non-nil if and
@@ -59,12 +59,14 @@ type Device interface {
 	Features() Features
 
 	// Watch calls fn with the link's present state, and then at each change, one call
-	// at a time, until the device is closed. fn must not block. A device has one
-	// watcher, the latest.
+	// at a time, until the device is closed. A change that comes while fn runs is told
+	// afterwards, and not at all if it has been taken back by then. fn must neither
+	// block nor call Close. A device has one watcher, the latest; nil is none.
 	Watch(fn func(up bool))
 
 	// Close ends Receive, unblocks Send, and releases what the device holds. Both
-	// then return an error that wraps net.ErrClosed, as does a second Close.
+	// then return an error that wraps net.ErrClosed, as does a second Close. Close
+	// doesn't wait for a running deliver, so that deliver may call it; Receive does.
 	io.Closer
 }
 

@@ -1,0 +1,179 @@
+package memlink
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+
+	"github.com/duotap/duotap/stack/link"
+)
+
+// Device is one end of a cable in memory, or one port of a [Switch]. It is a
+// link.Device.
+type Device struct {
+	mtu      int
+	offloads link.Offloads
+	wire     wire
+	carrier  link.Carrier
+	in       inlet
+
+	sent, received, dropped atomic.Uint64
+}
+
+// wire is what a Device is plugged into.
+type wire interface {
+	// forward carries frames that from has sent, all of them good.
+	forward(from *Device, frames []link.Frame)
+
+	// setUp plugs from in or out. remove does the latter for good.
+	setUp(from *Device, up bool)
+	remove(from *Device)
+}
+
+// Stats counts the frames of a Device since it was made; a super-frame is one.
+type Stats struct {
+	Sent     uint64 // taken by Send
+	Received uint64 // delivered to this device
+	Dropped  uint64 // lost on arrival: this device wasn't receiving, or a Switch's port was unplugged
+}
+
+// Stats is a snapshot of the counters.
+func (d *Device) Stats() Stats {
+	return Stats{Sent: d.sent.Load(), Received: d.received.Load(), Dropped: d.dropped.Load()}
+}
+
+// MTU is as configured. See link.Device.
+func (d *Device) MTU() int { return d.mtu }
+
+// Features are the configured offloads, taken and given. See link.Device.
+func (d *Device) Features() link.Features {
+	return link.Features{Takes: d.offloads, Gives: d.offloads}
+}
+
+// Watch tells fn when the carrier goes and comes. See link.Device.
+func (d *Device) Watch(fn func(up bool)) { d.carrier.Watch(fn) }
+
+// SetUp plugs the cable in or out: at both ends, whichever of a Pair it is called
+// on; at its own port of a Switch. Of a closed device it changes nothing.
+func (d *Device) SetUp(up bool) { d.wire.setUp(d, up) }
+
+// Receive delivers frames as they are sent, in the goroutines of the senders, until
+// the device is closed. It uses no ring. See link.Device.
+func (d *Device) Receive(_ link.Ring, deliver func(frames []link.Frame)) error {
+	if err := d.in.open(deliver); err != nil {
+		return fmt.Errorf("memlink: receive: %w", err)
+	}
+	<-d.in.closed
+	d.in.idle.Wait()
+	return fmt.Errorf("memlink: receive: %w", net.ErrClosed)
+}
+
+// Send carries frames to the other end and returns when they have been delivered or
+// lost. See link.Device.
+func (d *Device) Send(frames []link.Frame) (n int, err error) {
+	if len(frames) == 0 {
+		return 0, nil
+	}
+	for n < len(frames) {
+		if err = frames[n].Check(d.mtu, d.offloads); err != nil {
+			break
+		}
+		n++
+	}
+	switch {
+	case d.in.isClosed():
+		n, err = 0, net.ErrClosed
+	case !d.carrier.Up():
+		n, err = 0, link.ErrDown
+	case n > 0:
+		d.sent.Add(uint64(n))
+		d.wire.forward(d, frames[:n])
+	}
+	if err != nil {
+		return n, fmt.Errorf("memlink: send: %w", err)
+	}
+	return n, nil
+}
+
+// receive is called by the wire, with frames that have reached d.
+func (d *Device) receive(frames []link.Frame) {
+	deliver := d.in.enter()
+	if deliver == nil {
+		d.dropped.Add(uint64(len(frames)))
+		return
+	}
+	defer d.in.leave()
+	d.received.Add(uint64(len(frames)))
+	deliver(frames)
+}
+
+// Close ends Receive, and takes the carrier from the other end of a cable. It
+// doesn't wait for running delivers, so these may call it; Receive does. See
+// link.Device.
+func (d *Device) Close() error {
+	if !d.in.close() {
+		return fmt.Errorf("memlink: close: %w", net.ErrClosed)
+	}
+	d.carrier.Close()
+	d.wire.remove(d)
+	return nil
+}
+
+// inlet is where frames enter a device: the deliver function, if any, and who is in
+// it.
+type inlet struct {
+	mu       sync.Mutex
+	deliver  func([]link.Frame)
+	opened   bool
+	isclosed bool
+	idle     sync.WaitGroup // counts those between enter and leave
+	closed   chan struct{}
+}
+
+var errSecondReceive = errors.New("it was called before, and may be called once")
+
+func (in *inlet) open(deliver func([]link.Frame)) error {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	switch {
+	case in.isclosed:
+		return net.ErrClosed
+	case in.opened:
+		return errSecondReceive
+	}
+	in.opened, in.deliver = true, deliver
+	return nil
+}
+
+// enter returns the function to deliver to, and nil if nobody receives. After a
+// non-nil one the caller has to leave.
+func (in *inlet) enter() func([]link.Frame) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.deliver != nil {
+		in.idle.Add(1)
+	}
+	return in.deliver
+}
+
+func (in *inlet) leave() { in.idle.Done() }
+
+func (in *inlet) isClosed() bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.isclosed
+}
+
+// close reports whether it was the first.
+func (in *inlet) close() bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.isclosed {
+		return false
+	}
+	in.isclosed, in.deliver = true, nil
+	close(in.closed)
+	return true
+}
