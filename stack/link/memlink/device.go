@@ -47,9 +47,10 @@ func (d *Device) Stats() Stats {
 // MTU is as configured. See link.Device.
 func (d *Device) MTU() int { return d.mtu }
 
-// Features are the configured offloads, taken and given. See link.Device.
+// Features are the configured offloads, taken and given; frames are lent by the
+// sender. See link.Device.
 func (d *Device) Features() link.Features {
-	return link.Features{Takes: d.offloads, Gives: d.offloads}
+	return link.Features{Takes: d.offloads, Gives: d.offloads, Lends: true}
 }
 
 // Watch tells fn when the carrier goes and comes. See link.Device.
