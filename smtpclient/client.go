@@ -53,6 +53,19 @@ func (c *Client) Send(ctx context.Context, m Mail) (Receipt, error) {
 	return receipt, err
 }
 
+// Check walks the way to the server as Send does, up to and including authentication,
+// and sends no mail. The Receipt has the replies and what each step took; it has no
+// recipients. err is nil, or the *Error of the step that failed.
+func (c *Client) Check(ctx context.Context) (Receipt, error) {
+	receipt := newReceipt(c.server.address(), nil)
+	s := &session{client: c, cfg: &c.cfg, ctx: ctx, start: time.Now(), receipt: &receipt}
+	err := s.begin()
+	if s.wire != nil {
+		s.close()
+	}
+	return receipt, err
+}
+
 // settle gives err to the recipients that have no outcome of their own, and returns
 // the error of Send.
 func (r *Receipt) settle(err error) error {

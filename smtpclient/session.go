@@ -40,16 +40,25 @@ func (s *session) run(ctx context.Context, m *Mail) error {
 	if err != nil {
 		return &Error{Step: StepPrepare, Err: err}
 	}
-	if err := s.connect(); err != nil {
+	err = s.begin()
+	if s.wire != nil {
+		defer s.close()
+	}
+	if err != nil {
 		return err
 	}
-	defer s.close()
-	for _, step := range []func() error{s.greeting, s.hello, s.authenticate} {
+	return s.transaction(m, e)
+}
+
+// begin does all that comes before a mail. Where it has made a connection, s.wire is
+// set, and close is due.
+func (s *session) begin() error {
+	for _, step := range []func() error{s.connect, s.greeting, s.hello, s.authenticate} {
 		if err := step(); err != nil {
 			return err
 		}
 	}
-	return s.transaction(m, e)
+	return nil
 }
 
 // connect makes the connection.
