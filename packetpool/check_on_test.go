@@ -8,6 +8,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/duotap/duotap/packetpool"
 )
@@ -91,28 +93,68 @@ func TestUseAfterReleasePanics(t *testing.T) {
 }
 
 func TestSegmentKeptAfterRelease(t *testing.T) {
-	p, err := packetpool.New(packetpool.Config{Name: "ring", Packets: 2, Payload: 10})
-	if err != nil {
-		t.Fatal(err)
+	for name, take := range map[string]func(*testing.T, *packetpool.Pool) error{
+		"Allocate": func(t *testing.T, p *packetpool.Pool) error {
+			_, err := p.Allocate(t.Context(), 0)
+			return err
+		},
+		"TryAllocate": func(_ *testing.T, p *packetpool.Pool) error {
+			_, err := p.TryAllocate(0)
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p, err := packetpool.New(packetpool.Config{Name: "ring", Packets: 2, Payload: 10})
+			if err != nil {
+				t.Fatal(err)
+			}
+			writeAfterRelease(t, allocate(t, p, 0))
+			checkPanic(t, func() {
+				err := take(t, p)
+				t.Errorf("a packet that was written to was given out, error %v", err)
+			}, `pool "ring", packet 0`, "byte 2", "written after a release")
+		})
 	}
-	keep := func(k *packetpool.Packet) (s []byte) {
-		for s = range k.Segments() {
+	t.Run("Append", func(t *testing.T) {
+		p, err := packetpool.New(packetpool.Config{Name: "ring", Packets: 2, Payload: 10})
+		if err != nil {
+			t.Fatal(err)
 		}
-		return s
-	}
-	k := allocate(t, p, 0)
+		k, next := allocate(t, p, 0), allocate(t, p, 0)
+		writeAfterRelease(t, next)
+		checkPanic(t, func() { k.Append(pattern(11)) }, "packet 1", "byte 2", "written after a release")
+	})
+}
+
+// writeAfterRelease writes to byte 2 of k when it is released already.
+func writeAfterRelease(t *testing.T, k *packetpool.Packet) {
 	appendBytes(t, k, []byte("secret"))
-	s := keep(k)
+	var kept []byte
+	for kept = range k.Segments() {
+	}
 	k.Release()
-	if strings.Contains(string(s), "secret") {
-		t.Errorf("released memory still reads %q", s)
+	if strings.Contains(string(kept), "secret") {
+		t.Errorf("released memory still reads %q", kept)
 	}
-	s[2] = 'x'
-	var got *packetpool.Packet
-	checkPanic(t, func() { got = allocate(t, p, 0) }, `pool "ring", packet 0`, "byte 2", "written after a release")
-	if got != nil {
-		t.Error("a packet that was written to was given out")
-	}
+	kept[2] = 'x'
+}
+
+// Held names the place that waited, not the one that released.
+func TestHeldAfterWaiting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, packetpool.Config{Packets: 1, Payload: 10})
+		k := allocate(t, p, 0)
+		time.AfterFunc(time.Second, k.Release)
+		k, err := p.Allocate(t.Context(), 0)
+		at := line(-1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if held := p.Held(); len(held) != 1 || held[0].Site != at {
+			t.Errorf("held %v, want one taken at %s", held, at)
+		}
+		k.Release()
+	})
 }
 
 func TestHeld(t *testing.T) {

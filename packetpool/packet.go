@@ -277,8 +277,8 @@ func (k *Packet) Read(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// Rewind makes all bytes of the chain unread. After a failed send the owner has so the
-// whole packet again.
+// Rewind makes all bytes of the chain unread, so that after a failed send the owner
+// has the whole packet again.
 func (k *Packet) Rewind() {
 	k.checkHeld("Rewind")
 	k.read, k.cursor, k.at = 0, k, 0
@@ -390,7 +390,8 @@ func (k *Packet) Clone(ctx context.Context, to *Pool) (*Packet, error) {
 //
 // A second release is refused and counted in Stats.InvalidReleases, unless somebody
 // else owns the packet by then, who would lose it. Under the build tag poolcheck it
-// panics in either case and names all places involved. Release of a nil packet panics.
+// panics in either case, until the memory had 15 owners more, and names all places
+// involved. Release of a nil packet panics.
 func (k *Packet) Release() {
 	if k == nil || k.pool == nil {
 		panic("packetpool: Release of a packet that is nil or not from a pool; release only what Allocate returned without error")

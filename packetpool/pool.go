@@ -140,7 +140,7 @@ func (p *Pool) layOut(arena []byte) {
 	poison(arena)
 	for i := range p.packets {
 		at := i % p.total * p.payload
-		p.packets[i] = Packet{pool: p, index: i, buf: arena[at : at+p.payload : at+p.payload]}
+		p.packets[i] = Packet{pool: p, index: i, buf: arena[at : at+p.payload]}
 	}
 	for i := p.total - 1; i >= 0; i-- {
 		p.free = append(p.free, &p.packets[i])

@@ -140,6 +140,7 @@ func TestCloseUnderLoad(t *testing.T) {
 						return
 					}
 					k.Fill(pattern(20))
+					runtime.Gosched()
 					k.Release()
 				}
 			})
