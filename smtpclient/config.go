@@ -287,7 +287,10 @@ func parseServer(s string) (server, error) {
 	}
 	host, port, err := net.SplitHostPort(s)
 	if err != nil { // no port, or an IPv6 address without brackets
-		host, port = strings.TrimSuffix(strings.TrimPrefix(s, "["), "]"), defaultPort
+		host, port = s, defaultPort
+		if strings.HasPrefix(s, "[") && strings.HasSuffix(s, "]") {
+			host = s[1 : len(s)-1]
+		}
 	}
 	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
 		return server{}, fmt.Errorf("%q: the port has to be a number from 1 to 65535", cut(s, maxDomain))

@@ -23,6 +23,9 @@ var (
 	// one with a line break, a NUL or another control character, or not in UTF-8.
 	ErrSubject = errors.New("bad subject")
 
+	// ErrPriority is wrapped by the error of a priority that doesn't exist.
+	ErrPriority = errors.New("bad priority")
+
 	// ErrBody is wrapped, beside its cause, when Mail.Body can't be read to its end.
 	// The server was not told that the message is complete.
 	ErrBody = errors.New("the body can't be read")
@@ -124,7 +127,7 @@ func (e *Error) Unwrap() error { return e.Err }
 // recipients", and a mail that can't be sent as it is. To lose a connection says
 // nothing about the mail.
 func (e *Error) Temporary() bool {
-	for _, permanent := range []error{ErrAddress, ErrSubject, ErrNo8BitMIME, ErrPlaintextAuth} {
+	for _, permanent := range []error{ErrAddress, ErrSubject, ErrPriority, ErrNo8BitMIME, ErrPlaintextAuth} {
 		if errors.Is(e.Err, permanent) {
 			return false
 		}

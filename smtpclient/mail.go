@@ -89,7 +89,7 @@ type envelope struct {
 	priority Priority
 }
 
-// envelope checks m. The error wraps ErrAddress or ErrSubject.
+// envelope checks m. The error wraps ErrAddress, ErrSubject or ErrPriority.
 func (m *Mail) envelope(defaultFrom string) (envelope, error) {
 	from := m.From
 	if from == "" {
@@ -115,7 +115,7 @@ func (m *Mail) envelope(defaultFrom string) (envelope, error) {
 		errs = append(errs, checkSubject(m.Subject))
 	}
 	if m.Priority < PriorityLow || m.Priority > PriorityHigh {
-		errs = append(errs, fmt.Errorf("%w: %v is none of PriorityLow, PriorityNormal, PriorityHigh", ErrSubject, m.Priority))
+		errs = append(errs, fmt.Errorf("%w: %v is none of PriorityLow, PriorityNormal, PriorityHigh", ErrPriority, m.Priority))
 	}
 	return e, errors.Join(errs...)
 }
