@@ -111,7 +111,7 @@ func (c Config) withDefaults() Config {
 func (c *Config) validate() error {
 	var errs []error
 	if c.Pool == nil {
-		errs = append(errs, errors.New("Pool is required"))
+		errs = append(errs, errors.New("no Pool is given; it is required"))
 	}
 	for _, b := range []struct {
 		name string
@@ -132,7 +132,7 @@ func (c *Config) validate() error {
 func (c *LinkConfig) validate() error {
 	var errs []error
 	if c.Link == nil {
-		errs = append(errs, errors.New("Link is required"))
+		errs = append(errs, errors.New("no Link is given; it is required"))
 	}
 	if h := c.HardwareAddr; h != nil && (len(h) != 6 || h[0]&1 != 0) {
 		errs = append(errs, fmt.Errorf("HardwareAddr %v is not a unicast MAC address of 6 bytes", h))
