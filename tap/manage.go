@@ -115,8 +115,9 @@ type Info struct {
 	Owner, Group int  // ids, -1 if anybody may open it
 	MultiQueue   bool
 
-	kind string
-	tap  bool
+	kind              string
+	tap               bool
+	packetInformation bool // IFF_NO_PI isn't set
 }
 
 // List returns the TAPs of this network namespace in order of their names. It takes
@@ -179,6 +180,8 @@ func parseLink(b []byte) Info {
 			info.MTU = number(v)
 		case unix.IFLA_ADDRESS:
 			info.MAC = slices.Clone(v)
+		case unix.IFLA_CARRIER: // a TAP has it from the program that has it open
+			info.InUse = number(v) != 0
 		case unix.IFLA_LINKINFO:
 			info.parseKind(v)
 		}
@@ -212,8 +215,8 @@ func (info *Info) parseTun(b []byte) {
 			info.Persistent = number(v) != 0
 		case unix.IFLA_TUN_MULTI_QUEUE:
 			info.MultiQueue = number(v) != 0
-		case unix.IFLA_TUN_NUM_QUEUES, unix.IFLA_TUN_NUM_DISABLED_QUEUES:
-			info.InUse = info.InUse || number(v) > 0
+		case unix.IFLA_TUN_PI:
+			info.packetInformation = number(v) != 0
 		}
 	}
 }

@@ -169,7 +169,9 @@ func (q *queue) adopt() error {
 	if err := q.inspect(); err != nil {
 		return fmt.Errorf("%w: the descriptor is not an open TAP", err)
 	}
-	if q.flags&unix.IFF_TAP == 0 || q.flags&unix.IFF_NO_PI == 0 {
+	// The flags of TUNGETIFF don't tell: its IFF_NOFILTER is the same bit as IFF_NO_PI.
+	info, err := find(q.name)
+	if q.flags&unix.IFF_TAP == 0 || err == nil && info.packetInformation {
 		return fmt.Errorf("interface %s has to be opened with IFF_TAP and IFF_NO_PI", q.name)
 	}
 	return os.NewSyscallError("fcntl O_NONBLOCK", unix.SetNonblock(q.fd, true))

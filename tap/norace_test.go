@@ -1,0 +1,5 @@
+//go:build linux && !race
+
+package tap_test
+
+const raceDetector = false
