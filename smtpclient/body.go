@@ -113,14 +113,14 @@ func (t *textWriter) finish() error {
 // bodyReader reads a body and tells its errors from all others.
 type bodyReader struct {
 	r    io.Reader
-	held int // bytes at the start of the stage that were read but not yet passed on
+	held []byte // bytes of the stage that were read and are not to be passed on yet
 }
 
 // fill reads on until the stage is full or the body ends, and returns what is in the
 // stage.
 func (r *bodyReader) fill(s *stage) (b []byte, last bool, err error) {
-	n := r.held
-	r.held = 0
+	n := copy(s[:], r.held)
+	r.held = nil
 	for idle := 0; n < len(s); {
 		m, err := r.r.Read(s[n:])
 		if m < 0 || m > len(s)-n {
@@ -146,12 +146,12 @@ func (r *bodyReader) fill(s *stage) (b []byte, last bool, err error) {
 // keepLine holds back the unfinished line at the end of b, which is what fill returned,
 // so that no part of a line goes out before it was seen to be 7-bit. Only a line longer
 // than the stage can't wait.
-func (r *bodyReader) keepLine(s *stage, b []byte) []byte {
+func (r *bodyReader) keepLine(b []byte) []byte {
 	end := bytes.LastIndexAny(b, "\r\n") + 1
 	if end == 0 {
 		return b
 	}
-	r.held = copy(s[:], b[end:])
+	r.held = b[end:] // the next fill moves it, once b[:end] is sent
 	return b[:end]
 }
 

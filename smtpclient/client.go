@@ -73,11 +73,8 @@ func (r *Receipt) settle(err error) error {
 	var last error
 	for i := range r.Recipients {
 		rcpt := &r.Recipients[i]
-		if rcpt.Outcome != Delivered && rcpt.Err == nil {
-			rcpt.Err = err
-			if e, ok := errors.AsType[*Error](err); ok {
-				rcpt.Temporary = e.Temporary()
-			}
+		if e, ok := errors.AsType[*Error](err); ok && rcpt.Outcome != Delivered && rcpt.Err == nil {
+			rcpt.refused(e)
 		}
 		if rcpt.Err != nil && rcpt.Err != last {
 			last = rcpt.Err

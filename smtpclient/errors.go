@@ -89,6 +89,8 @@ type Error struct {
 	Enhanced  string // "5.1.1" (RFC 3463); may be empty
 	Text      string // the server's words, first line, printable
 	Err       error  // the cause; may be nil if there is a Code
+
+	reply *Reply // what Code, Enhanced and Text are from
 }
 
 // Error says which step failed, what was seen, and what can be done.

@@ -169,7 +169,7 @@ func TestRefusedPacketIsReleased(t *testing.T) {
 
 // TestNoAllocationPerPacket: sending needs no memory but the packets.
 func TestNoAllocationPerPacket(t *testing.T) {
-	if raceEnabled {
+	if RaceEnabled {
 		t.Skip("the race detector allocates")
 	}
 	body := bytes.Repeat([]byte("a line of text that is a bit longer\n.and a dot\r\n"), 1000)

@@ -2,4 +2,5 @@
 
 package smtpclient
 
-const raceEnabled = true
+// RaceEnabled: the race detector allocates memory of its own, and time.
+const RaceEnabled = true

@@ -54,6 +54,11 @@ type Recipient struct {
 	Err error `json:"error,omitempty"`
 }
 
+// refused notes why the mail isn't delivered to r.
+func (r *Recipient) refused(why *Error) {
+	r.Outcome, r.Temporary, r.Reply, r.Err = Refused, why.Temporary(), why.reply, why
+}
+
 // Exchange is a reply, and what it answers.
 type Exchange struct {
 	Step    Step   `json:"step"`

@@ -242,8 +242,6 @@ func (s *session) recipients(e envelope) (accepted int, err error) {
 		if err != nil {
 			return 0, err
 		}
-		reply := r.reply()
-		s.receipt.Recipients[i].Reply = &reply
 		err = s.expect(StepRcpt, r, 250, 251, 252)
 		if s.broken || s.over {
 			return 0, err
@@ -254,18 +252,25 @@ func (s *session) recipients(e envelope) (accepted int, err error) {
 		}
 		refusal, _ := errors.AsType[*Error](err)
 		refusal.Recipient = string(to)
-		s.receipt.Recipients[i].Err = refusal
-		s.receipt.Recipients[i].Temporary = refusal.Temporary()
+		s.receipt.Recipients[i].refused(refusal)
 	}
 	return accepted, nil
 }
 
 // message sends header, body and final dot, and reads what the server makes of it.
 func (s *session) message(m *Mail, e envelope) error {
+	if s.wire.in.buffered() > 0 {
+		r, err := s.unasked(StepMessage)
+		if err != nil {
+			return err
+		}
+		return s.refusal(StepMessage, r)
+	}
 	text, err := s.text(m, e)
 	if err != nil {
 		return s.failBroken(StepMessage, err)
 	}
+	s.broken = true // until the server has answered, even if the body panics
 	out := &s.wire.out
 	before := out.written
 	dotAt, err := s.sendText(text)
@@ -282,6 +287,7 @@ func (s *session) message(m *Mail, e envelope) error {
 	if err != nil {
 		return s.inDoubt(err)
 	}
+	s.broken = false
 	return s.verdict(r)
 }
 
@@ -323,7 +329,7 @@ func (s *session) sendText(text io.Reader) (dotAt int64, err error) {
 				return nowhere, err
 			}
 			if !last {
-				b = body.keepLine(st, b)
+				b = body.keepLine(b)
 			}
 		}
 		if err := s.wire.begin(s.cfg.Timeouts.DataBlock); err != nil {
@@ -359,19 +365,16 @@ func (s *session) verdict(r rawReply) error {
 			return s.inDoubt(err)
 		}
 	}
+	if err := s.expect(StepMessage, r, 250); err != nil {
+		return err
+	}
 	reply := r.reply()
-	err := s.expect(StepMessage, r, 250)
 	for i := range s.receipt.Recipients {
-		rcpt := &s.receipt.Recipients[i]
-		if rcpt.Err != nil {
-			continue // refused before
-		}
-		rcpt.Reply = &reply
-		if err == nil {
-			rcpt.Outcome = Delivered
+		if rcpt := &s.receipt.Recipients[i]; rcpt.Err == nil { // not refused before
+			rcpt.Outcome, rcpt.Reply = Delivered, &reply
 		}
 	}
-	return err
+	return nil
 }
 
 // checkGoodbye looks at what came together with the 250 for the message. A server may
@@ -393,7 +396,6 @@ func (s *session) checkGoodbye() error {
 // failText is the error of a message that wasn't sent to its end. A server that
 // doesn't want to read on may have said why.
 func (s *session) failText(err error, doubt bool) error {
-	s.broken = true
 	if !isBodyError(err) && !errors.Is(err, packetpool.ErrNoPacket) {
 		if r, ok := s.refusalInWaiting(StepMessage); ok {
 			return s.refusal(StepMessage, r)
@@ -465,8 +467,8 @@ func (s *session) command(step Step, limit time.Duration, line, shown string) (r
 }
 
 // unasked deals with a reply that is there before its command was sent. A server that
-// shuts down may send one (RFC 5321 §3.8); any other would be taken for the answer to
-// the command.
+// shuts down may send one, 421 (RFC 5321 §3.8), which is returned; any other would be
+// taken for the answer to the command.
 func (s *session) unasked(step Step) (rawReply, error) {
 	r, ok := s.wire.lastWords()
 	if !ok {
@@ -511,7 +513,7 @@ func (s *session) refusal(step Step, r rawReply) error {
 	if reply.Enhanced != "" {
 		text = text[min(len(text), len(reply.Enhanced)+1):]
 	}
-	return &Error{Step: step, Server: s.receipt.Server, Code: r.code, Enhanced: reply.Enhanced, Text: cut(text, keptText)}
+	return &Error{Step: step, Server: s.receipt.Server, Code: r.code, Enhanced: reply.Enhanced, Text: cut(text, keptText), reply: &reply}
 }
 
 // fail is the error of a step without a reply.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"regexp"
 	"strconv"
 	"strings"
@@ -26,6 +27,7 @@ import (
 //	! split n      from here on, send n bytes at a time, and each after the last was
 //	               read, if the connection is a Conn; 0 ends that
 //	! sleep d      wait, a Go duration
+//	! quiet d      wait that long, and expect to hear nothing meanwhile
 //	! read n       read n bytes, whatever they are
 //	! silent       say nothing any more; read until the client closes
 //	! stall        neither say nor read anything any more
@@ -87,7 +89,7 @@ func (l line) check() error {
 		_, err = l.pattern()
 	case "split", "read":
 		_, err = strconv.Atoi(l.text)
-	case "sleep":
+	case "sleep", "quiet":
 		_, err = time.ParseDuration(l.text)
 	case "S:", "C:":
 	case "C.", "C$", "silent", "stall", "close", "reset":
@@ -177,6 +179,9 @@ func (s *speaker) direct(l line) error {
 	case "sleep":
 		d, _ := time.ParseDuration(l.text)
 		time.Sleep(d)
+	case "quiet":
+		d, _ := time.ParseDuration(l.text)
+		return s.expectQuiet(d)
 	case "read":
 		n, _ := strconv.Atoi(l.text)
 		_, err := s.in.Discard(n)
@@ -233,6 +238,19 @@ func (s *speaker) expectEnd() error {
 		return fmt.Errorf("want the end of the connection, got %.80q", rest)
 	}
 	return errOver
+}
+
+// expectQuiet waits for d, in which nothing may come.
+func (s *speaker) expectQuiet(d time.Duration) error {
+	if err := s.conn.SetReadDeadline(time.Now().Add(d)); err != nil {
+		return err
+	}
+	_, err := s.in.Peek(1)
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		rest, _ := s.in.Peek(s.in.Buffered())
+		return fmt.Errorf("want nothing for %v, got %.80q (%v)", d, rest, err)
+	}
+	return s.conn.SetReadDeadline(time.Time{})
 }
 
 // stall waits for the end of the connection without reading what the client sends, and
