@@ -189,7 +189,7 @@ func addrPortOf(a *net.UDPAddr) netip.AddrPort {
 func (c *UDPConn) WriteToUDPAddrPort(b []byte, addr netip.AddrPort) (int, error) {
 	n, err := c.writeToAddrPort("sendto", b, addr)
 	if err != nil {
-		return n, c.writeError(net.UDPAddrFromAddrPort(addr), err)
+		return n, c.writeError(udpAddrPort{addr}, err)
 	}
 	return n, nil
 }
@@ -207,24 +207,41 @@ func (c *UDPConn) writeToAddrPort(call string, b []byte, addr netip.AddrPort) (i
 // WriteMsgUDPAddrPort is WriteToUDPAddrPort, or on a connected socket Write with an
 // invalid addr. There are no control messages: one in oob fails with EINVAL.
 func (c *UDPConn) WriteMsgUDPAddrPort(b, oob []byte, addr netip.AddrPort) (n, oobn int, err error) {
-	switch {
-	case len(oob) > 0:
-		err = syscall.EINVAL
-	case c.s.remote != nil && !addr.IsValid():
-		n, err = c.send("sendmsg", b, netip.AddrPort{})
-	default:
-		n, err = c.writeToAddrPort("sendmsg", b, addr)
-	}
-	if err != nil {
-		err = c.writeError(net.UDPAddrFromAddrPort(addr), err)
+	if n, err = c.writeMsg(b, oob, addr); err != nil {
+		err = c.writeError(udpAddrPort{addr}, err)
 	}
 	return n, 0, err
 }
 
 // WriteMsgUDP is WriteMsgUDPAddrPort with another type of address, nil for an invalid one.
 func (c *UDPConn) WriteMsgUDP(b, oob []byte, addr *net.UDPAddr) (n, oobn int, err error) {
-	return c.WriteMsgUDPAddrPort(b, oob, addr.AddrPort())
+	if addr == nil {
+		if n, err = c.writeMsg(b, oob, netip.AddrPort{}); err != nil {
+			err = c.writeError(nil, err)
+		}
+		return n, 0, err
+	}
+	if n, err = c.writeMsg(b, oob, addrPortOf(addr)); err != nil {
+		err = c.writeError(addr, err)
+	}
+	return n, 0, err
 }
+
+func (c *UDPConn) writeMsg(b, oob []byte, addr netip.AddrPort) (int, error) {
+	switch {
+	case len(oob) > 0:
+		return 0, syscall.EINVAL
+	case c.s.remote != nil && !addr.IsValid():
+		return c.send("sendmsg", b, netip.AddrPort{})
+	default:
+		return c.writeToAddrPort("sendmsg", b, addr)
+	}
+}
+
+// udpAddrPort is a net.Addr for errors.
+type udpAddrPort struct{ netip.AddrPort }
+
+func (udpAddrPort) Network() string { return "udp" }
 
 // writeError is err as package net reports it for a datagram to addr.
 func (c *UDPConn) writeError(addr net.Addr, err error) error {

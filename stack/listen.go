@@ -108,40 +108,77 @@ func (i *Instance) bind(p protocol, local netip.AddrPort) (*socket, error) {
 	six := local.Addr().Is6()
 	if wildcard {
 		six = p.only == 6 || p.only == 0 && i.has(serviceIPv6)
+		local = netip.AddrPortFrom(netip.Addr{}, local.Port())
 	}
 	s, err := i.open(p, six)
 	if err != nil {
 		return nil, err
 	}
-	if err := i.bindSocket(s, p, local, wildcard); err != nil {
+	s.ep.SocketOptions().SetV6Only(p.only == 6)
+	b := binding{p.tcp, local, !six || wildcard && p.only == 0, six}
+	if err := i.bindSocket(s, b); err != nil {
 		s.close()
 		return nil, err
 	}
 	return s, nil
 }
 
-func (i *Instance) bindSocket(s *socket, p protocol, local netip.AddrPort, wildcard bool) error {
-	opts := s.ep.SocketOptions()
-	opts.SetV6Only(p.only == 6)
-	opts.SetReuseAddress(p.tcp) // a server can restart while its old connections fade away
-	to := tcpip.FullAddress{Port: local.Port()}
-	if !wildcard {
+func (i *Instance) bindSocket(s *socket, b binding) error {
+	to := tcpip.FullAddress{Port: b.local.Port()}
+	if addr := b.local.Addr(); addr.IsValid() {
 		var err error
-		if to, err = i.fullAddress(local); err != nil {
+		if to, err = i.fullAddress(b.local); err != nil {
 			return err
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), listenTimeout)
 		defer cancel()
-		if err := i.waitForLocal(ctx, local.Addr()); err != nil {
+		if err := i.waitForLocal(ctx, addr); err != nil {
 			return err
 		}
 	}
-	if terr := s.ep.Bind(to); terr != nil {
-		if _, none := terr.(*tcpip.ErrNoPortAvailable); none {
-			terr = &tcpip.ErrPortInUse{}
-		}
+	terr := i.sockets.bind(s, b, to)
+	if _, none := terr.(*tcpip.ErrNoPortAvailable); none {
+		terr = &tcpip.ErrPortInUse{}
+	}
+	if terr != nil {
 		return s.failed("bind", terr)
 	}
+	return nil
+}
+
+// binding is what a socket is bound to.
+type binding struct {
+	tcp       bool
+	local     netip.AddrPort // an invalid address is all of them
+	four, six bool           // families
+}
+
+func (b *binding) overlaps(o *binding) bool {
+	x, y := b.local.Addr(), o.local.Addr()
+	return b.tcp == o.tcp && b.local.Port() == o.local.Port() && (b.four && o.four || b.six && o.six) &&
+		(!x.IsValid() || !y.IsValid() || x == y)
+}
+
+// bind binds s. For TCP it does what SO_REUSEADDR does on Linux, which package net always
+// sets, so that a server can restart while its old connections fade away: a port is free
+// if nobody listens there. With gVisor's own option, two could listen.
+func (t *socketTable) bind(s *socket, b binding, to tcpip.FullAddress) tcpip.Error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if b.tcp {
+		s.ep.SocketOptions().SetReuseAddress(true)
+		for other := range t.open {
+			if other.bound != nil && other.bound.overlaps(&b) {
+				return &tcpip.ErrPortInUse{}
+			}
+		}
+	}
+	if terr := s.ep.Bind(to); terr != nil {
+		return terr
+	}
+	bound, _ := s.ep.GetLocalAddress() // always there
+	b.local = netip.AddrPortFrom(b.local.Addr(), bound.Port)
+	s.bound = &b
 	return nil
 }
 
@@ -176,7 +213,7 @@ func (l *TCPListener) Accept() (net.Conn, error) {
 func (l *TCPListener) AcceptTCP() (*TCPConn, error) {
 	c, err := l.accept()
 	if err != nil {
-		return nil, l.s.opError("accept", err)
+		return nil, l.opError("accept", err)
 	}
 	return c, nil
 }
@@ -209,6 +246,11 @@ func (l *TCPListener) accept() (*TCPConn, error) {
 	}
 }
 
+// opError is err as package net reports it.
+func (l *TCPListener) opError(op string, err error) error {
+	return &net.OpError{Op: op, Net: l.s.network, Addr: l.s.local, Err: err}
+}
+
 // Addr returns the address that is listened on, a *net.TCPAddr. Don't change it.
 func (l *TCPListener) Addr() net.Addr { return l.s.local }
 
@@ -216,7 +258,7 @@ func (l *TCPListener) Addr() net.Addr { return l.s.local }
 // a second Close does. Connections that nobody has accepted are reset.
 func (l *TCPListener) Close() error {
 	if err := l.s.close(); err != nil {
-		return l.s.opError("close", err)
+		return l.opError("close", err)
 	}
 	return nil
 }

@@ -79,6 +79,9 @@ func (i *Instance) resolve(ctx context.Context, p protocol, address string) ([]n
 		if a = a.Unmap(); p.takes(a) {
 			list = append(list, netip.AddrPortFrom(a, port))
 		}
+		if a == netip.IPv6Unspecified() && p.only != 6 { // for package net it is that of IPv4 too
+			list = append(list, netip.AddrPortFrom(netip.IPv4Unspecified(), port))
+		}
 	}
 	if len(list) == 0 {
 		return nil, &net.AddrError{Err: "no suitable address found", Addr: host}
@@ -96,7 +99,7 @@ func parsePort(p protocol, service string) (uint16, error) {
 	case err == nil:
 		return uint16(n), nil
 	case errors.Is(err, strconv.ErrRange):
-		return 0, &net.AddrError{Err: "invalid port, want 0 to 65535", Addr: service}
+		return 0, &net.AddrError{Err: "invalid port", Addr: service}
 	default:
 		return 0, &net.DNSError{Err: "unknown port, want a number", Name: p.network + "/" + service, IsNotFound: true}
 	}

@@ -21,6 +21,7 @@ type socket struct {
 	ep      tcpip.Endpoint
 	queue   *waiter.Queue
 	entry   waiter.Entry
+	bound   *binding // of a listener, or an unconnected UDP socket; guarded by the table
 	local   net.Addr
 	remote  net.Addr // nil if not connected
 
@@ -124,7 +125,7 @@ func wouldBlock(terr tcpip.Error) bool {
 	return is
 }
 
-// opError is err as package net reports it. That of a listener has no source.
+// opError is err as package net reports it of a connection.
 func (s *socket) opError(op string, err error) error {
 	return &net.OpError{Op: op, Net: s.network, Source: s.local, Addr: s.remote, Err: err}
 }
