@@ -169,7 +169,7 @@ func (a *ownAddress) wait(ctx context.Context) error {
 // waitForSource waits until the address that a packet to remote will come from is
 // usable. Only IPv6 addresses are ever not.
 func (i *Instance) waitForSource(ctx context.Context, remote netip.Addr) error {
-	if !remote.Is6() || remote.Is4In6() {
+	if !remote.Is6() || remote.Is4In6() || remote.IsLoopback() {
 		return nil
 	}
 	if a := i.addrs.source(remote); a != nil {
@@ -178,12 +178,19 @@ func (i *Instance) waitForSource(ctx context.Context, remote netip.Addr) error {
 	return nil
 }
 
-// waitForLocal waits until our own address local, or all if it is unspecified, can be
-// listened on.
+// waitForLocal waits until our own address local can be listened on.
 func (i *Instance) waitForLocal(ctx context.Context, local netip.Addr) error {
-	for _, a := range i.addrs.all() {
-		if a.prefix.Addr() == local.WithZone("") {
-			return a.wait(ctx)
+	if a := i.addrs.find(local); a != nil {
+		return a.wait(ctx)
+	}
+	return nil
+}
+
+// find returns our own address addr, or nil if it isn't one.
+func (t *addressTable) find(addr netip.Addr) *ownAddress {
+	for _, a := range t.all() {
+		if a.prefix.Addr() == addr.WithZone("") && (addr.Zone() == "" || addr.Zone() == a.link.name) {
+			return a
 		}
 	}
 	return nil

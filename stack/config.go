@@ -3,6 +3,7 @@ package stack
 import (
 	"cmp"
 	crand "crypto/rand"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -134,7 +135,7 @@ func (c *LinkConfig) validate() error {
 	if c.Link == nil {
 		errs = append(errs, errors.New("no Link is given; it is required"))
 	}
-	if h := c.HardwareAddr; h != nil && (len(h) != 6 || h[0]&1 != 0) {
+	if h := c.HardwareAddr; h != nil && (len(h) != 6 || h[0]&1 != 0 || [6]byte(h) == [6]byte{}) {
 		errs = append(errs, fmt.Errorf("HardwareAddr %v is not a unicast MAC address of 6 bytes", h))
 	}
 	seen := map[netip.Addr]bool{}
@@ -152,7 +153,10 @@ func (c *LinkConfig) validate() error {
 			errs = append(errs, fmt.Errorf("gateways %v and %v are of one family; one default route is possible", other, g))
 		}
 		families[g.Is4()] = g
-		if !c.onLink(g) {
+		switch {
+		case g.Zone() != "" && g.Zone() != c.Name:
+			errs = append(errs, fmt.Errorf("gateway %v is in the zone of another link than %q", g, c.Name))
+		case !c.onLink(g):
 			errs = append(errs, fmt.Errorf("gateway %v is in none of the link's subnets %v", g, c.Addresses))
 		}
 	}
@@ -165,12 +169,15 @@ func (c *LinkConfig) onLink(a netip.Addr) bool {
 		return true
 	}
 	for _, p := range c.Addresses {
-		if p.Contains(a) && p.Addr() != a {
+		if p.Contains(a) && p.Addr() != a && !namesSubnet(netip.PrefixFrom(a, p.Bits())) {
 			return true
 		}
 	}
 	return false
 }
+
+// broadcast is the address of all hosts on a link (RFC 919).
+var broadcast = netip.AddrFrom4([4]byte{255, 255, 255, 255})
 
 func checkPrefix(p netip.Prefix) error {
 	a := p.Addr()
@@ -179,14 +186,27 @@ func checkPrefix(p netip.Prefix) error {
 		return errors.New("address is the zero Prefix; use netip.ParsePrefix")
 	case a.Is4In6():
 		return fmt.Errorf("address %v is an IPv4-mapped one; give it as IPv4", p)
-	case a.IsUnspecified(), a.IsMulticast(), a.IsLoopback(), a == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
+	case a.IsUnspecified(), a.IsMulticast(), a.IsLoopback(), a == broadcast:
 		return fmt.Errorf("address %v can't be a host's own: it is unspecified, loopback, multicast or broadcast", p)
+	case namesSubnet(p):
+		return fmt.Errorf("address %v is that of the whole subnet, or its broadcast address; want one in between", p)
 	case a.Zone() != "":
 		return fmt.Errorf("address %v has a zone; the link it is given to is its zone", p)
 	case p.Bits() == 0:
 		return fmt.Errorf("address %v makes the whole Internet one subnet; want a prefix length of at least 1", p)
 	}
 	return nil
+}
+
+// namesSubnet reports whether the host part of an IPv4 address is all zeros or all ones
+// (RFC 1122 §3.2.1.3). With a prefix length of 31 that has no meaning (RFC 3021).
+func namesSubnet(p netip.Prefix) bool {
+	if !p.Addr().Is4() || p.Bits() > 30 {
+		return false
+	}
+	b := p.Addr().As4()
+	host := binary.BigEndian.Uint32(b[:]) << p.Bits()
+	return host == 0 || host == ^uint32(0)<<p.Bits()
 }
 
 // Clock is a source of time. The default is the machine's; a test harness brings its

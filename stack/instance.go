@@ -40,6 +40,8 @@ var (
 // several goroutines at once.
 type Instance struct {
 	cfg   Config
+	life  context.Context // ends with Close
+	end   context.CancelFunc
 	log   *slog.Logger
 	clock *tcpipClock
 	rand  *lockedReader
@@ -86,6 +88,7 @@ func New(cfg Config) (*Instance, error) {
 		rand:    &lockedReader{r: cfg.Rand},
 		enabled: map[service]bool{},
 	}
+	i.life, i.end = context.WithCancel(context.Background())
 	i.log = cfg.Logger.With("instance", cfg.Name)
 	i.addrs = newAddressTable()
 	first := LinkConfig{Link: cfg.Link, Name: cfg.LinkName, HardwareAddr: cfg.HardwareAddr,
@@ -104,7 +107,7 @@ func (i *Instance) AttachLink(cfg LinkConfig) error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if i.phase != building {
-		return fmt.Errorf("stack: attaching a link to %q: %w", i.cfg.Name, ErrStarted)
+		return fmt.Errorf("stack: attaching a link to %q: %w", i.cfg.Name, i.phaseError())
 	}
 	if err := i.attach(cfg); err != nil {
 		return fmt.Errorf("stack: attaching a link to %q: %w", i.cfg.Name, err)
@@ -120,11 +123,8 @@ func (i *Instance) attach(cfg LinkConfig) error {
 		return err
 	}
 	for _, l := range i.links {
-		switch {
-		case l.name == cfg.Name:
-			return fmt.Errorf("link name %q is taken", cfg.Name)
-		case l.dev == cfg.Link:
-			return fmt.Errorf("the device of link %q can't be a second link %q", l.name, cfg.Name)
+		if err := l.checkOther(&cfg); err != nil {
+			return err
 		}
 	}
 	if cfg.HardwareAddr == nil {
@@ -136,6 +136,23 @@ func (i *Instance) attach(cfg LinkConfig) error {
 		cfg.HardwareAddr = mac
 	}
 	i.links = append(i.links, newNetLink(i, cfg, tcpip.NICID(len(i.links)+firstNIC)))
+	return nil
+}
+
+// checkOther reports whether cfg can be a link beside l. The same link-local address on
+// both is two addresses (RFC 4007).
+func (l *netLink) checkOther(cfg *LinkConfig) error {
+	switch {
+	case l.name == cfg.Name:
+		return fmt.Errorf("link name %q is taken", cfg.Name)
+	case l.dev == cfg.Link:
+		return fmt.Errorf("the device of link %q can't be a second link %q", l.name, cfg.Name)
+	}
+	for _, p := range cfg.Addresses {
+		if l.owns(p.Addr()) && !p.Addr().IsLinkLocalUnicast() {
+			return fmt.Errorf("address %v is that of link %q already", p.Addr(), l.name)
+		}
+	}
 	return nil
 }
 
@@ -162,7 +179,7 @@ func (i *Instance) enable(s service) error {
 	defer i.mu.Unlock()
 	switch {
 	case i.phase != building:
-		return fmt.Errorf("stack: enabling %s on %q: %w", s, i.cfg.Name, ErrStarted)
+		return fmt.Errorf("stack: enabling %s on %q: %w", s, i.cfg.Name, i.phaseError())
 	case i.enabled[s]:
 		return fmt.Errorf("stack: enabling %s on %q: it is enabled already", s, i.cfg.Name)
 	}
@@ -214,8 +231,10 @@ func (i *Instance) phaseError() error {
 }
 
 func (i *Instance) build() error {
-	if err := i.checkIPv6(); err != nil {
-		return err
+	for _, l := range i.links {
+		if err := l.checkIPv6(); err != nil {
+			return fmt.Errorf("link %q: %w", l.name, err)
+		}
 	}
 	for _, l := range i.links {
 		if err := l.takeRing(i.cfg.Pool); err != nil {
@@ -238,21 +257,6 @@ func (i *Instance) build() error {
 		l.dev.Watch(l.stateChanged)
 	}
 	i.updateRoutes()
-	return nil
-}
-
-// checkIPv6 refuses IPv6 addresses on an instance without IPv6.
-func (i *Instance) checkIPv6() error {
-	if i.enabled[serviceIPv6] {
-		return nil
-	}
-	for _, l := range i.links {
-		for _, p := range l.cfg.Addresses {
-			if p.Addr().Is6() {
-				return fmt.Errorf("address %v needs EnableIPv6: %w", p, ErrNotEnabled)
-			}
-		}
-	}
 	return nil
 }
 
@@ -331,6 +335,10 @@ func (i *Instance) addLoopback() error {
 	if err := i.ns.CreateNICWithOptions(loopbackNIC, loopback.New(), gstack.NICOptions{Name: "lo"}); err != nil {
 		return fmt.Errorf("creating the loopback interface: %s", err)
 	}
+	ep, _ := i.ns.GetNetworkEndpoint(loopbackNIC, header.IPv6ProtocolNumber)
+	if dad, ok := ep.(gstack.DuplicateAddressDetector); ok {
+		dad.SetDADConfigurations(gstack.DADConfigurations{}) // none: the probes would come back
+	}
 	for _, p := range i.loopbackPrefixes() {
 		if err := i.ns.AddProtocolAddress(loopbackNIC, protocolAddress(p), gstack.AddressProperties{}); err != nil {
 			return fmt.Errorf("adding %v: %s", p, err)
@@ -371,6 +379,7 @@ func (i *Instance) Close() error {
 // shutdown takes down whatever there is. gVisor waits for link endpoints while it
 // holds a lock that delivering a packet needs, so the links end first.
 func (i *Instance) shutdown() error {
+	i.end()
 	i.addrs.close()
 	i.sockets.close()
 	if i.ns != nil {
@@ -388,6 +397,42 @@ func (i *Instance) shutdown() error {
 		return fmt.Errorf("stack: closing the links of %q: %w", i.cfg.Name, err)
 	}
 	return nil
+}
+
+// hears reports whether the instance takes packets to dst for itself.
+func (i *Instance) hears(dst netip.Addr) bool {
+	if dst.IsMulticast() || dst == broadcast {
+		return true
+	}
+	for _, l := range i.links {
+		for _, p := range l.cfg.Addresses {
+			if p.Addr() == dst || p.Contains(dst) && namesSubnet(netip.PrefixFrom(dst, p.Bits())) {
+				return true
+			}
+		}
+		if dst == l.linkLocal().Addr() {
+			return true
+		}
+	}
+	return false
+}
+
+// untilClose is ctx that ends with the instance, too.
+func (i *Instance) untilClose(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(i.life, cancel)
+	return ctx, func() {
+		stop()
+		cancel()
+	}
+}
+
+// unlessClosed is err, or net.ErrClosed if that is why there is an error.
+func (i *Instance) unlessClosed(err error) error {
+	if err != nil && i.life.Err() != nil {
+		return net.ErrClosed
+	}
+	return err
 }
 
 // running returns the stack, or why there is none.

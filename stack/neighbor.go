@@ -50,9 +50,11 @@ func (i *Instance) Neighbors() ([]Neighbor, error) {
 // The error wraps syscall.ENETUNREACH if no route leads to addr, and
 // syscall.EHOSTUNREACH if the neighbour doesn't answer, which takes three seconds.
 func (i *Instance) Neighbor(ctx context.Context, addr netip.Addr) (Neighbor, error) {
+	ctx, cancel := i.untilClose(ctx)
+	defer cancel()
 	n, err := i.neighbor(ctx, addr)
 	if err != nil {
-		return n, fmt.Errorf("stack: finding the neighbour for %v: %w", addr, err)
+		return n, fmt.Errorf("stack: finding the neighbour for %v: %w", addr, i.unlessClosed(err))
 	}
 	return n, nil
 }
@@ -88,20 +90,28 @@ func (i *Instance) neighbor(ctx context.Context, addr netip.Addr) (Neighbor, err
 
 // route finds the way to addr, over the link that its zone names if it has one.
 func (i *Instance) route(ns *gstack.Stack, addr netip.Addr) (*gstack.Route, error) {
-	nic, err := i.zoneNIC(addr.Zone())
-	if err != nil {
-		return nil, err
+	addr = addr.Unmap()
+	if !addr.IsValid() || addr.IsUnspecified() || addr.IsMulticast() || addr == broadcast {
+		return nil, fmt.Errorf("this is the address of no single host: %w", syscall.EINVAL)
 	}
 	proto := header.IPv4ProtocolNumber
-	if addr = addr.Unmap(); addr.Is6() {
+	if addr.Is6() {
 		proto = header.IPv6ProtocolNumber
 	}
 	if !ns.CheckNetworkProtocol(proto) {
 		return nil, fmt.Errorf("IPv6: %w: %w", ErrNotEnabled, syscall.EAFNOSUPPORT)
 	}
-	route, terr := ns.FindRoute(nic, tcpip.Address{}, fromAddr(addr.WithZone("")), proto, false)
+	to, err := i.fullAddress(netip.AddrPortFrom(addr, 0))
+	if err != nil {
+		return nil, err
+	}
+	route, terr := ns.FindRoute(to.NIC, tcpip.Address{}, to.Addr, proto, false)
 	if terr != nil {
 		return nil, fmt.Errorf("no route to %v; give the link an address in its subnet, or a gateway: %w", addr, syscall.ENETUNREACH)
+	}
+	if route.IsOutboundBroadcast() {
+		route.Release()
+		return nil, fmt.Errorf("this is the address of no single host: %w", syscall.EINVAL)
 	}
 	return route, nil
 }

@@ -135,6 +135,28 @@ func (l *netLink) up() error {
 	return nil
 }
 
+// checkIPv6 refuses what the link can't have without IPv6, and IPv6 on a link that can't
+// carry it.
+func (l *netLink) checkIPv6() error {
+	if l.i.enabled[serviceIPv6] {
+		if mtu := l.dev.MTU(); mtu < header.IPv6MinimumMTU {
+			return fmt.Errorf("its MTU is %d, and IPv6 needs %d (RFC 8200 §5)", mtu, header.IPv6MinimumMTU)
+		}
+		return nil
+	}
+	for _, p := range l.cfg.Addresses {
+		if p.Addr().Is6() {
+			return fmt.Errorf("address %v needs EnableIPv6: %w", p, ErrNotEnabled)
+		}
+	}
+	for _, g := range l.cfg.Gateways {
+		if g.Is6() {
+			return fmt.Errorf("gateway %v needs EnableIPv6: %w", g, ErrNotEnabled)
+		}
+	}
+	return nil
+}
+
 // linkLocal is the address made from the MAC address (RFC 4291 appendix A).
 func (l *netLink) linkLocal() netip.Prefix {
 	return netip.PrefixFrom(toAddr(header.LinkLocalAddr(l.mac)), 64)
