@@ -71,58 +71,83 @@ func (e *endpoint) filterIPv4(f *link.Frame, b []byte) *atomic.Uint64 {
 		return &e.l.stats.checksum
 	}
 	icmp := b[ip.HeaderLength():]
-	if !e.icmp && ip.TransportProtocol() == header.ICMPv4ProtocolNumber && ip.FragmentOffset() == 0 &&
-		len(icmp) > 0 && header.ICMPv4Type(icmp[0]) == header.ICMPv4Echo {
+	if ip.TransportProtocol() == header.ICMPv4ProtocolNumber && ip.FragmentOffset() == 0 &&
+		len(icmp) > 0 && header.ICMPv4Type(icmp[0]) == header.ICMPv4Echo && !e.takesEcho(ip.DestinationAddress()) {
 		return &e.l.stats.echo
 	}
 	return nil
 }
 
 func (e *endpoint) filterIPv6(f *link.Frame, b []byte, sender tcpip.LinkAddress) *atomic.Uint64 {
+	ip := header.IPv6(b)
 	if len(b) < header.IPv6MinimumSize {
 		return &e.l.stats.malformed
 	}
 	if e.features.Gives.Has(link.Checksum) && !e.verified(f, nil) {
 		return &e.l.stats.checksum
 	}
-	at, ok := icmpv6Offset(f, b[6])
-	if !ok {
+	at, proto, whole := transport6(f, ip)
+	if !whole {
+		return &e.l.stats.malformed
+	}
+	if proto != header.ICMPv6ProtocolNumber {
 		return nil
 	}
 	var icmp [24]byte
-	switch n := f.CopyAt(icmp[:], at); {
-	case n == 0:
-	case header.ICMPv6Type(icmp[0]) == header.ICMPv6EchoRequest && !e.icmp:
-		return &e.l.stats.echo
-	case header.ICMPv6Type(icmp[0]) == header.ICMPv6NeighborAdvert:
-		e.l.checkAdvertisement(icmp[:n], sender)
+	n := f.CopyAt(icmp[:], at)
+	switch header.ICMPv6Type(icmp[0]) {
+	case header.ICMPv6EchoRequest:
+		if !e.takesEcho(ip.DestinationAddress()) {
+			return &e.l.stats.echo
+		}
+	case header.ICMPv6NeighborAdvert:
+		if ip.HopLimit() == header.NDPHopLimit && link.VerifyChecksum(f) { // RFC 4861 §7.1.2
+			e.l.checkAdvertisement(icmp[:n], sender)
+		}
 	}
 	return nil
 }
 
-// icmpv6Offset is where the ICMPv6 header of an IPv6 frame begins, behind any extension
-// headers (RFC 8200 §4); ok is false if it has none.
-func icmpv6Offset(f *link.Frame, next uint8) (at int, ok bool) {
+// takesEcho reports whether echo requests to dst are for the stack to see: all of them
+// with ICMP enabled, and otherwise those that it will forward.
+func (e *endpoint) takesEcho(dst tcpip.Address) bool {
+	return e.icmp || e.forwarding && !e.l.i.hears(toAddr(dst))
+}
+
+// transport6 finds what follows the IPv6 header and its extension headers (RFC 8200 §4). In
+// a later fragment nothing does. It is not whole if that isn't in the frame, which RFC 7112
+// §5 has dropped: what comes with the second fragment would get past every filter.
+func transport6(f *link.Frame, ip header.IPv6) (at int, proto tcpip.TransportProtocolNumber, whole bool) {
 	at = header.EthernetMinimumSize + header.IPv6MinimumSize
-	for range 16 { // gVisor takes no more
+	end := at + int(ip.PayloadLength())
+	next := header.IPv6ExtensionHeaderIdentifier(ip.NextHeader())
+	for range 16 { // more than anyone needs
 		var ext [8]byte
-		switch header.IPv6ExtensionHeaderIdentifier(next) {
-		case header.IPv6HopByHopOptionsExtHdrIdentifier, header.IPv6RoutingExtHdrIdentifier, header.IPv6DestinationOptionsExtHdrIdentifier:
-			if f.CopyAt(ext[:], at) < len(ext) {
-				return 0, false
+		size := len(ext)
+		switch next {
+		case header.IPv6HopByHopOptionsExtHdrIdentifier, header.IPv6RoutingExtHdrIdentifier, header.IPv6DestinationOptionsExtHdrIdentifier,
+			header.IPv6FragmentExtHdrIdentifier, header.IPv6ExperimentExtHdrIdentifier:
+			if at+len(ext) > end || f.CopyAt(ext[:], at) < len(ext) {
+				return at, 0, false
 			}
-			at += 8 * (int(ext[1]) + 1)
-		case header.IPv6FragmentExtHdrIdentifier:
-			if f.CopyAt(ext[:], at) < len(ext) || binary.BigEndian.Uint16(ext[2:])>>3 != 0 {
-				return 0, false // a later fragment: no header in it
-			}
-			at += len(ext)
+		case header.IPv6NoNextHeaderIdentifier:
+			return at, 0, true
 		default:
-			return at, next == uint8(header.ICMPv6ProtocolNumber)
+			return at, tcpip.TransportProtocolNumber(next), at < end
 		}
-		next = ext[0]
+		switch next {
+		case header.IPv6FragmentExtHdrIdentifier:
+			if binary.BigEndian.Uint16(ext[2:])>>3 != 0 {
+				return at, 0, true
+			}
+		case header.IPv6ExperimentExtHdrIdentifier:
+		default:
+			size += 8 * int(ext[1])
+		}
+		at += size
+		next = header.IPv6ExtensionHeaderIdentifier(ext[0])
 	}
-	return 0, false
+	return at, 0, false
 }
 
 // verified reports whether the checksums are known to be right, by summing what nobody

@@ -29,9 +29,11 @@ type PingReply struct {
 // 0 to MaxPing, and waits for its answer until ctx ends: give it a deadline. It needs
 // EnableICMP.
 func (i *Instance) Ping(ctx context.Context, addr netip.Addr, size int) (PingReply, error) {
+	ctx, cancel := i.untilClose(ctx)
+	defer cancel()
 	reply, err := i.ping(ctx, addr, size)
 	if err != nil {
-		return PingReply{}, fmt.Errorf("stack: pinging %v: %w", addr, err)
+		return PingReply{}, fmt.Errorf("stack: pinging %v: %w", addr, i.unlessClosed(err))
 	}
 	return reply, nil
 }
@@ -71,11 +73,14 @@ func (i *Instance) newPinger(addr netip.Addr, size int) (*pinger, error) {
 	if err != nil {
 		return nil, err
 	}
-	nic, err := i.zoneNIC(addr.Zone())
+	to, err := i.fullAddress(netip.AddrPortFrom(addr, 0))
 	if err != nil {
 		return nil, err
 	}
 	addr = addr.Unmap()
+	if own := i.addrs.find(addr); own != nil {
+		to.NIC = own.link.nic // over loopback, gVisor doesn't answer for an IPv4 address of another link
+	}
 	trans, proto := icmp.ProtocolNumber4, header.IPv4ProtocolNumber
 	if addr.Is6() {
 		trans, proto = icmp.ProtocolNumber6, header.IPv6ProtocolNumber
@@ -91,7 +96,7 @@ func (i *Instance) newPinger(addr netip.Addr, size int) (*pinger, error) {
 	p.ep = ep
 	p.entry, p.ready = waiter.NewChannelEntry(waiter.ReadableEvents | waiter.EventErr | waiter.EventHUp)
 	p.queue.EventRegister(&p.entry)
-	if terr := ep.Connect(tcpip.FullAddress{NIC: nic, Addr: fromAddr(addr.WithZone(""))}); terr != nil {
+	if terr := ep.Connect(to); terr != nil {
 		p.close()
 		return nil, fmt.Errorf("opening an ICMP endpoint: %s", terr)
 	}
