@@ -144,7 +144,8 @@ func (d *Device) Name() string { return d.name }
 // MTU is what the host's interface had when it was opened. See link.Device.
 func (d *Device) MTU() int { return d.mtu }
 
-// Features are the offloads that the kernel agreed to. See link.Device.
+// Features are the offloads that the kernel agreed to. A device for plain frames lends
+// its memory. See link.Device.
 func (d *Device) Features() link.Features { return d.features }
 
 // Stats is a snapshot of the counters.
@@ -156,8 +157,8 @@ func (d *Device) Stats() Stats {
 // another network namespace is always up. See link.Device.
 func (d *Device) Watch(fn func(up bool)) { d.carrier.Watch(fn) }
 
-// Receive delivers frames from the host. See link.Device. With segmentation offloads
-// the ring is needed, and its slots have up to 1,022 pieces each.
+// Receive delivers frames from the host. See link.Device. A slot of ring has 1,022
+// pieces at most.
 func (d *Device) Receive(ring link.Ring, deliver func(frames []link.Frame)) error {
 	if d.receiving.Swap(true) {
 		return d.wrap("receive", errors.New("it was called before, and may be called once"))

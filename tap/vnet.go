@@ -4,6 +4,7 @@ package tap
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math"
 	"os"
@@ -53,7 +54,7 @@ func (q *queue) negotiate(cfg *Config) (link.Features, error) {
 		if cfg.Offload {
 			cfg.Logger.Warn("tap: plain frames only, without offloads: the descriptor was opened without IFF_VNET_HDR", "name", q.name)
 		}
-		return link.Features{}, q.setOffload(0)
+		return link.Features{Lends: !vnet}, q.setOffload(0)
 	}
 	offloads := link.Checksum | link.TSO4 | link.TSO6
 	if q.setOffload(basic|uso) == nil {
@@ -78,6 +79,9 @@ func newVnetIO(raw syscall.RawConn) *vnetIO {
 
 func (v *vnetIO) receive(d *Device, ring link.Ring, deliver func([]link.Frame)) error {
 	r, err := newVnetReceiver(d, ring)
+	if err == nil && r.gives != d.features.Gives {
+		err = v.refuseSuperFrames(r.gives)
+	}
 	if err != nil {
 		return err
 	}
@@ -97,9 +101,23 @@ func (v *vnetIO) receive(d *Device, ring link.Ring, deliver func([]link.Frame)) 
 	}
 }
 
+// refuseSuperFrames has the kernel cut them, because the ring has no room for them.
+func (v *vnetIO) refuseSuperFrames(gives link.Offloads) error {
+	bits := uintptr(0)
+	if gives.Has(link.Checksum) {
+		bits = unix.TUN_F_CSUM
+	}
+	var ioctlErr error
+	err := v.raw.Control(func(fd uintptr) {
+		ioctlErr = (&queue{fd: int(fd)}).setOffload(bits)
+	})
+	return errors.Join(err, ioctlErr)
+}
+
 // vnetReceiver fills the slots of a ring with what has arrived.
 type vnetReceiver struct {
 	d      *Device
+	gives  link.Offloads // with this ring
 	slots  []vnetSlot
 	frames []link.Frame // those in the first slots
 	errno  unix.Errno
@@ -115,20 +133,28 @@ type vnetSlot struct {
 }
 
 func newVnetReceiver(d *Device, ring link.Ring) (*vnetReceiver, error) {
-	r := &vnetReceiver{d: d, slots: make([]vnetSlot, len(ring)), frames: make([]link.Frame, 0, len(ring))}
-	need := link.FrameSize(d.mtu, d.features.Gives)
+	r := &vnetReceiver{d: d, gives: d.features.Gives, slots: make([]vnetSlot, len(ring)), frames: make([]link.Frame, 0, len(ring))}
+	plain := link.FrameSize(d.mtu, 0)
 	for i, pieces := range ring {
-		if err := r.slots[i].init(pieces, need); err != nil {
-			return nil, fmt.Errorf("slot %d of the ring: %w", i, err)
+		s := &r.slots[i]
+		s.init(pieces)
+		if len(s.iov) > maxPieces+2 {
+			return nil, fmt.Errorf("slot %d of the ring has %d pieces, and %d are allowed", i, len(pieces), maxPieces)
+		}
+		if s.size < plain {
+			return nil, fmt.Errorf("slot %d of the ring has %d bytes, and a frame %d", i, s.size, plain)
+		}
+		if s.size < link.FrameSize(d.mtu, r.gives) {
+			r.gives &= link.Checksum
 		}
 	}
 	if len(ring) == 0 {
-		return nil, fmt.Errorf("the ring is empty, and needs slots of %d bytes", need)
+		return nil, errors.New("the ring is empty, and this device needs one")
 	}
 	return r, nil
 }
 
-func (s *vnetSlot) init(pieces [][]byte, need int) error {
+func (s *vnetSlot) init(pieces [][]byte) {
 	s.pieces = pieces
 	s.iov = appendIovec(nil, s.header[:])
 	for _, p := range pieces {
@@ -137,13 +163,6 @@ func (s *vnetSlot) init(pieces [][]byte, need int) error {
 	}
 	s.iov = appendIovec(s.iov, s.spare[:])
 	s.data = make([][]byte, 0, len(pieces))
-	if len(s.iov) > maxPieces+2 {
-		return fmt.Errorf("it has more than %d pieces", maxPieces)
-	}
-	if s.size < need {
-		return fmt.Errorf("it has %d bytes, and needs %d", s.size, need)
-	}
-	return nil
 }
 
 // fill reads until there are no more frames or slots. It is called by the poller,
@@ -183,7 +202,7 @@ func (r *vnetReceiver) accept(s *vnetSlot, n int) {
 		n -= len(p)
 	}
 	f := link.Frame{Data: s.data}
-	if !decode(&s.header, &f) || f.Check(r.d.mtu, r.d.features.Gives) != nil {
+	if !decode(&s.header, &f) || f.Check(r.d.mtu, r.gives) != nil {
 		r.d.dropped.Add(1)
 		return
 	}

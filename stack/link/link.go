@@ -42,7 +42,10 @@ type Device interface {
 	//
 	// A device that needs memory to receive into uses ring, which is the caller's
 	// again when Receive returns. Each slot holds one frame of the largest size the
-	// device gives (FrameSize); more slots let it deliver larger batches.
+	// device gives (FrameSize); more slots let it deliver larger batches. With slots
+	// that are smaller than that, but hold a plain frame, the device gives no
+	// super-frames. A device that lends its own memory (Features) ignores ring, which
+	// may be nil.
 	Receive(ring Ring, deliver func(frames []Frame)) error
 
 	// Send sends frames in order and reports how many it took. err is non-nil if and
@@ -77,7 +80,7 @@ type Ring [][][]byte
 type Features struct {
 	Takes, Gives Offloads
 
-	// Lends: the device delivers memory of its own, and needs no Ring.
+	// Lends: the device delivers memory of its own or the sender's, and needs no Ring.
 	Lends bool
 }
 

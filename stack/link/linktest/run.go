@@ -28,6 +28,8 @@ func Run(t *testing.T, join func(t *testing.T) (a, b link.Device)) {
 		{"Pieces", testPieces},
 		{"Order", testOrder},
 		{"SmallPieceRing", testSmallPieceRing},
+		{"SmallSlots", testSmallSlots},
+		{"BadRing", testBadRing},
 		{"BadFrames", testBadFrames},
 		{"Borrowed", testBorrowed},
 		{"Offloads", testOffloads},
@@ -126,10 +128,48 @@ func testSmallPieceRing(t *testing.T, join joiner) {
 		if flow := testFlow(a, 4); a.dev.Features().Takes.Has(link.TSO4) {
 			payload := bytes.Repeat([]byte("0123456789abcdef"), 4000)
 			a.send(flow.Super(flow.TCP(1, ACK, payload), 1000))
-			b.expectSegments(wantSegments(flow, payload, 1000, flow.TCP))
+			b.expectSegments(cut(payload, 1000, func(off int, b []byte) []byte { return flow.TCP(1+uint32(off), ACK, b) }))
 		}
 		a.dev.Close()
 		b.dev.Close()
+	}
+}
+
+// testSmallSlots: with a ring for plain frames, a device gives no others.
+func testSmallSlots(t *testing.T, join joiner) {
+	a, b := wire(t, join)
+	if b.dev.Features().Lends {
+		t.Skip("the device needs no ring")
+	}
+	b.gives = b.dev.Features().Gives & link.Checksum
+	a.start(Ring(a.dev, 4, 1<<16), nil)
+	b.start(makeRing(4, link.FrameSize(b.dev.MTU(), 0), 700), nil)
+	awaitUp(a, b)
+	payload := bytes.Repeat([]byte("0123456789abcdef"), 1000)
+	flow := testFlow(a, 6)
+	tcp := func(off int, b []byte) []byte { return flow.TCP(1+uint32(off), ACK, b) }
+	if a.dev.Features().Takes.Has(link.TSO6) {
+		a.send(flow.Super(tcp(0, payload), 1000))
+	} else {
+		a.sendBytes(cut(payload, 1000, tcp)...)
+	}
+	b.expectSegments(cut(payload, 1000, tcp))
+}
+
+// testBadRing: a device that needs a ring says so, if it isn't given one.
+func testBadRing(t *testing.T, join joiner) {
+	for name, ring := range map[string]link.Ring{
+		"none": nil, "empty slot": {{}}, "small slot": makeRing(1, 1000, 1000),
+	} {
+		_, b := wire(t, join)
+		if b.dev.Features().Lends {
+			t.Skip("the device needs no ring")
+		}
+		within(t, "Receive with a bad ring", func() {
+			if err := b.dev.Receive(ring, func([]link.Frame) {}); err == nil || errors.Is(err, net.ErrClosed) {
+				t.Errorf("%s: %v, want an error about the ring", name, err)
+			}
+		})
 	}
 }
 
@@ -181,15 +221,8 @@ func testFlow(s *station, version int) Flow {
 	return flow
 }
 
-// segment makes one frame of a flow: number i, with payload that begins at off.
-type segment func(off int, payload []byte) []byte
-
-// wantSegments are the plain frames that are to arrive for a TCP payload.
-func wantSegments(flow Flow, payload []byte, size int, tcp func(uint32, uint8, []byte) []byte) [][]byte {
-	return cut(payload, size, func(off int, b []byte) []byte { return tcp(1+uint32(off), ACK, b) })
-}
-
-func cut(payload []byte, size int, f segment) (frames [][]byte) {
+// cut makes frames of pieces of payload, with f, which is told their offsets.
+func cut(payload []byte, size int, f func(off int, piece []byte) []byte) (frames [][]byte) {
 	for b := range slices.Chunk(payload, size) {
 		frames = append(frames, withoutID(f(len(frames)*size, b)))
 	}
@@ -216,7 +249,7 @@ func (s *station) expectSegments(want [][]byte) {
 	for len(got) < len(want) {
 		a := s.next()
 		f := a.frame()
-		if err := f.Check(s.dev.MTU(), s.dev.Features().Gives); err != nil {
+		if err := f.Check(s.dev.MTU(), s.gives); err != nil {
 			s.t.Fatalf("%s was given a frame that its Features exclude: %v: %+v\n%s", s.name, err, f.Offload, brief(a.bytes))
 		}
 		err := link.Split(&f, &scratch, func(p link.Frame) error {

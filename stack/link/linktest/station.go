@@ -44,17 +44,25 @@ type station struct {
 	dev      link.Device
 	mac      [6]byte
 	peer     [6]byte
+	gives    link.Offloads // what it may deliver
 	arrivals chan arrival
 	ended    chan error // what Receive returned
 }
 
 // Ring makes a ring for dev: slots of the size it needs, in pieces of that many
-// bytes, with empty ones in between.
+// bytes. It is nil for a device that needs none.
 func Ring(dev link.Device, slots, piece int) link.Ring {
+	f := dev.Features()
+	if f.Lends {
+		return nil
+	}
+	return makeRing(slots, link.FrameSize(dev.MTU(), f.Gives), piece)
+}
+
+func makeRing(slots, size, piece int) link.Ring {
 	ring := make(link.Ring, slots)
 	for i := range ring {
-		b := make([]byte, link.FrameSize(dev.MTU(), dev.Features().Gives))
-		ring[i] = Scatter(b, piece)
+		ring[i] = Scatter(make([]byte, size), piece)
 	}
 	return ring
 }
@@ -181,6 +189,7 @@ func wire(t *testing.T, join func(*testing.T) (a, b link.Device)) (a, b *station
 	b = &station{t: t, name: "b", dev: devB, mac: macB, peer: macA}
 	for _, s := range []*station{a, b} {
 		s.arrivals, s.ended = make(chan arrival, 4096), make(chan error, 1)
+		s.gives = s.dev.Features().Gives
 		t.Cleanup(func() { s.dev.Close() })
 	}
 	return a, b
