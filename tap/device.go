@@ -163,7 +163,26 @@ func (d *Device) Receive(ring link.Ring, deliver func(frames []link.Frame)) erro
 	if d.receiving.Swap(true) {
 		return d.wrap("receive", errors.New("it was called before, and may be called once"))
 	}
-	return d.wrap("receive", d.io.receive(d, ring, deliver))
+	err := d.io.receive(d, ring, deliver)
+	if d.isRemoved() {
+		// Go's poller notices first, and says no more than that it can't poll.
+		err = os.NewSyscallError("read", unix.EBADFD)
+	}
+	return d.wrap("receive", err)
+}
+
+// isRemoved reports whether the interface has been deleted. It waits while that is
+// under way.
+func (d *Device) isRemoved() bool {
+	raw, err := d.file.SyscallConn()
+	if err != nil {
+		return false
+	}
+	removed := false
+	err = raw.Control(func(fd uintptr) {
+		removed = errors.Is((&queue{fd: int(fd)}).inspect(), unix.EBADFD)
+	})
+	return err == nil && removed
 }
 
 // Send gives frames to the host. See link.Device. A TAP has no queue in this

@@ -10,11 +10,13 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"github.com/duotap/duotap/stack/link"
@@ -550,4 +552,114 @@ func BenchmarkSend(b *testing.B) {
 			}
 		})
 	}
+}
+
+// TestFullDevice: with a bounded send buffer, and frames that wait for a slow link, Send
+// blocks until there is room or the device is closed.
+func TestFullDevice(t *testing.T) {
+	requireTAP(t)
+	f := openFile(t, unix.IFF_TAP|unix.IFF_NO_PI|unix.IFF_VNET_HDR, 0)
+	if err := unix.IoctlSetPointerInt(int(f.Fd()), unix.TUNSETSNDBUF, 10000); err != nil {
+		t.Fatal(err)
+	}
+	a := open(t, tap.Config{File: f, Offload: true, Up: true})
+	b := open(t, tap.Config{Up: true})
+	redirect(t, a, b)
+	if err := netlink.QdiscAdd(&netlink.Tbf{
+		QdiscAttrs: netlink.QdiscAttrs{LinkIndex: index(t, b), Handle: netlink.MakeHandle(1, 0), Parent: netlink.HANDLE_ROOT},
+		Rate:       100_000, Buffer: netlink.Xmittime(100_000, 4000), Limit: 1 << 20, // bytes a second, a time, bytes
+	}); err != nil {
+		t.Fatal(err)
+	}
+	batch := make([]link.Frame, 20)
+	for i := range batch {
+		batch[i] = link.Frame{Data: [][]byte{flow.UDP(make([]byte, 1000))}}
+	}
+	r := receive(t, b, udpOnly)
+	if n, err := a.Send(batch); n != len(batch) || err != nil { // 200 ms at that rate
+		t.Errorf("Send of more than fits: %d, %v; want it to wait", n, err)
+	}
+	if got := b.Stats().Received; got < 8 {
+		t.Errorf("Send returned when %d of 20 frames had left, of which 10,000 bytes hold 10 at most", got)
+	}
+	for range 20 {
+		r.next()
+	}
+	sent := make(chan error, 1)
+	go func() {
+		for {
+			if _, err := a.Send(batch); err != nil {
+				sent <- err
+				return
+			}
+		}
+	}()
+	r.next()
+	a.Close()
+	select {
+	case err := <-sent:
+		if !errors.Is(err, net.ErrClosed) {
+			t.Errorf("Send: %v, want net.ErrClosed", err)
+		}
+	case <-time.After(patience):
+		t.Error("Close doesn't unblock Send")
+	}
+}
+
+// TestInterfaceElsewhere: a descriptor whose interface is in another network
+// namespace.
+func TestInterfaceElsewhere(t *testing.T) {
+	requireTAP(t)
+	f := openFile(t, unix.IFF_TAP|unix.IFF_NO_PI|unix.IFF_VNET_HDR, 0)
+	l, err := netlink.LinkByName(interfaceName(t, f))
+	if err != nil {
+		t.Fatal(err)
+	}
+	elsewhere := newNamespace(t)
+	if err := netlink.LinkSetNsFd(l, int(elsewhere)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tap.Open(tap.Config{File: f, Up: true}); err == nil {
+		t.Error("opened, and brought up what can't be reached")
+	}
+	d := open(t, tap.Config{File: f, Offload: true, MTU: 1400})
+	await(t, watch(d), true)
+	if d.MTU() != 1400 || !d.Features().Gives.Has(link.TSO4) {
+		t.Errorf("MTU %d, features %+v; want 1400 and offloads", d.MTU(), d.Features())
+	}
+	h, err := netlink.NewHandleAt(elsewhere)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	frame := []link.Frame{{Data: [][]byte{flow.UDP(nil)}}}
+	if _, err := d.Send(frame); !errors.Is(err, link.ErrDown) {
+		t.Errorf("Send while it is down over there: %v, want link.ErrDown", err)
+	}
+	if err := h.LinkSetUp(l); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Send(frame); err != nil {
+		t.Errorf("Send: %v", err)
+	}
+}
+
+// newNamespace makes a network namespace, in a thread that ends with it.
+func newNamespace(t *testing.T) netns.NsHandle {
+	t.Helper()
+	made := make(chan netns.NsHandle)
+	go func() {
+		runtime.LockOSThread() // never unlocked
+		ns, err := netns.New()
+		if err != nil {
+			t.Error(err)
+		}
+		made <- ns
+	}()
+	ns := <-made
+	if t.Failed() {
+		t.FailNow()
+	}
+	t.Cleanup(func() { ns.Close() })
+	return ns
 }
