@@ -1,6 +1,7 @@
 package smtpclient_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -411,6 +412,55 @@ func TestPeers_RefusalInTheMiddleOfTheMessage(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestPeers_AnswerBeforeTheEnd: a server that refuses a message before it has all of it
+// needn't get the rest; and whatever else it says then is not the answer to the
+// message.
+func TestPeers_AnswerBeforeTheEnd(t *testing.T) {
+	tests := []struct {
+		name, server string
+		check        func(e *smtpclient.Error) bool
+	}{
+		{"refuses", "S: 552 5.3.4 too big\n! silent", func(e *smtpclient.Error) bool { return e.Code == 552 && !e.Temporary() }},
+		{"accepts", "S: 250 done\n! silent", func(e *smtpclient.Error) bool { return errors.Is(e, smtpclient.ErrUnexpectedReply) }},
+		{"says half a reply", "S\" 25\n! silent", func(e *smtpclient.Error) bool { return errors.Is(e, smtpclient.ErrUnexpectedReply) }},
+		{"closes", "! close", func(e *smtpclient.Error) bool {
+			return errors.Is(e, io.ErrUnexpectedEOF) || errors.Is(e, syscall.EPIPE)
+		}},
+		{"resets", "! reset", func(e *smtpclient.Error) bool { return errors.Is(e, syscall.ECONNRESET) }},
+	}
+	for _, tt := range tests {
+		for _, total := range []int{64 << 10, 1 << 30} {
+			t.Run(fmt.Sprintf("%s/%d bytes", tt.name, total), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					l := serve(t, dialogue(6, "S: 354 go\n! sleep 20ms\n"+tt.server))
+					body := &slowReader{left: total}
+					r, err := send(t, newClient(t, authConfig(t, l)), t.Context(), smtpclient.Mail{To: []string{"ops@example.net"}, Body: body})
+					if e := asError(t, err); !tt.check(e) || e.Step != smtpclient.StepMessage || r.Recipients[0].Outcome != smtpclient.Refused {
+						t.Error(err)
+					}
+					if total > 1<<20 && body.left < total-2<<20 {
+						t.Errorf("%d bytes of the body were left", body.left)
+					}
+				})
+			})
+		}
+	}
+}
+
+// slowReader has so many bytes left, of which it gives 1 KiB in 1 ms.
+type slowReader struct{ left int }
+
+func (r *slowReader) Read(b []byte) (int, error) {
+	if r.left == 0 {
+		return 0, io.EOF
+	}
+	time.Sleep(time.Millisecond)
+	n := min(len(b), r.left, 1024)
+	copy(b[:n], bytes.Repeat([]byte("x"), n))
+	r.left -= n
+	return n, nil
 }
 
 // TestPeers_HostileTextIsPrintable: what a server says can be shown on a terminal and

@@ -259,18 +259,14 @@ func (s *session) recipients(e envelope) (accepted int, err error) {
 
 // message sends header, body and final dot, and reads what the server makes of it.
 func (s *session) message(m *Mail, e envelope) error {
+	s.broken = true // until the server has answered, even if the body panics
 	if s.wire.in.buffered() > 0 {
-		r, err := s.unasked(StepMessage)
-		if err != nil {
-			return err
-		}
-		return s.refusal(StepMessage, r)
+		return s.interrupted(nil)
 	}
 	text, err := s.text(m, e)
 	if err != nil {
-		return s.failBroken(StepMessage, err)
+		return s.fail(StepMessage, err)
 	}
-	s.broken = true // until the server has answered, even if the body panics
 	out := &s.wire.out
 	before := out.written
 	dotAt, err := s.sendText(text)
@@ -314,36 +310,10 @@ func (s *session) text(m *Mail, e envelope) (io.Reader, error) {
 // all that the session sends; it is beyond everything as long as no dot was written.
 func (s *session) sendText(text io.Reader) (dotAt int64, err error) {
 	const nowhere = 1<<63 - 1
-	st := s.client.stages.Get().(*stage)
-	defer s.client.stages.Put(st)
 	out := &s.wire.out
-	body := bodyReader{r: text}
 	lines := textWriter{w: out}
-	for {
-		b, last, err := body.fill(st)
-		if err != nil {
-			return nowhere, err
-		}
-		if !s.ext.has("8BITMIME") {
-			if err := checkSevenBit(b); err != nil {
-				return nowhere, err
-			}
-			if !last {
-				b = body.keepLine(b)
-			}
-		}
-		if err := s.wire.begin(s.cfg.Timeouts.DataBlock); err != nil {
-			return nowhere, err
-		}
-		if _, err := lines.Write(b); err != nil {
-			return nowhere, err
-		}
-		if last {
-			break
-		}
-		if err := out.flush(); err != nil {
-			return nowhere, err
-		}
+	if err := s.sendLines(&lines, text); err != nil {
+		return nowhere, err
 	}
 	if err := lines.finish(); err != nil {
 		return nowhere, err
@@ -353,6 +323,71 @@ func (s *session) sendText(text io.Reader) (dotAt int64, err error) {
 		return dotAt, err
 	}
 	return dotAt, out.flush()
+}
+
+// sendLines sends text, all but what fits into a last chain of packets, which is left
+// for the final dot to go with.
+func (s *session) sendLines(lines *textWriter, text io.Reader) error {
+	st := s.client.stages.Get().(*stage)
+	defer s.client.stages.Put(st)
+	body := bodyReader{r: text}
+	listened := time.Now()
+	for first := true; ; first = false {
+		b, last, err := body.fill(st)
+		if err != nil {
+			return err
+		}
+		if !s.ext.has("8BITMIME") {
+			if err := checkSevenBit(b); err != nil {
+				return err
+			}
+			if !last {
+				b = body.keepLine(b)
+			}
+		}
+		if time.Since(listened) > listenEvery || last && !first {
+			if err := s.listen(); err != nil {
+				return err
+			}
+			listened = time.Now()
+		}
+		if err := s.wire.begin(s.cfg.Timeouts.DataBlock); err != nil {
+			return err
+		}
+		if _, err := lines.Write(b); err != nil || last {
+			return err
+		}
+		if err := s.wire.out.flush(); err != nil {
+			return err
+		}
+	}
+}
+
+// listenEvery is how often a server is listened to that is being sent a long message.
+const listenEvery = 100 * time.Millisecond
+
+// listen ends the sending of a message if the server has answered already.
+func (s *session) listen() error {
+	if heard, err := s.wire.poll(); heard || err != nil {
+		return s.interrupted(err)
+	}
+	return nil
+}
+
+// interrupted is the error of a message during which the server said something or, with
+// err, closed. It may have refused the message; if not, it doesn't follow, and what it
+// said must not be taken for the answer to the final dot.
+func (s *session) interrupted(err error) error {
+	if r, ok := s.refusalInWaiting(StepMessage); ok {
+		return s.refusal(StepMessage, r)
+	}
+	switch {
+	case err == nil:
+		err = fmt.Errorf("%w: an answer before the end of the message", ErrUnexpectedReply)
+	case err == io.EOF:
+		err = fmt.Errorf("the server closed the connection in the middle of the message: %w", io.ErrUnexpectedEOF)
+	}
+	return s.fail(StepMessage, err)
 }
 
 // verdict turns the reply to the message into the recipients' outcome.
@@ -396,6 +431,9 @@ func (s *session) checkGoodbye() error {
 // failText is the error of a message that wasn't sent to its end. A server that
 // doesn't want to read on may have said why.
 func (s *session) failText(err error, doubt bool) error {
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e
+	}
 	if !isBodyError(err) && !errors.Is(err, packetpool.ErrNoPacket) {
 		if r, ok := s.refusalInWaiting(StepMessage); ok {
 			return s.refusal(StepMessage, r)

@@ -14,6 +14,10 @@ import (
 // to, for the reply with which it may have closed.
 const lastWordsWait = time.Second
 
+// glance is how long poll looks for something to read: long enough for what has
+// arrived to be found, too short to be noticed.
+const glance = 200 * time.Microsecond
+
 // packetSender is a connection that takes packets as they are.
 type packetSender interface {
 	// SendPacket takes ownership of pkt if and only if it returns nil.
@@ -109,6 +113,30 @@ func (w *wire) sendPacket(pkt *packetpool.Packet) error {
 func (w *wire) readReply() (rawReply, error) {
 	r, err := w.in.read()
 	return r, w.explain(err)
+}
+
+// poll reports whether the server has said something, without waiting for it. The
+// error is that of a connection that has ended.
+func (w *wire) poll() (bool, error) {
+	w.mu.Lock()
+	var err error
+	if w.stopped {
+		err = w.stopError()
+	} else {
+		err = w.conn.SetReadDeadline(time.Now().Add(glance))
+	}
+	w.mu.Unlock()
+	if err != nil {
+		return false, err
+	}
+	err = w.in.more()
+	if err == nil {
+		return true, nil
+	}
+	if !isTimeout(err) {
+		return false, err
+	}
+	return false, nil
 }
 
 // lastWords returns the reply of a server that has closed, or is about to, without
