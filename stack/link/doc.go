@@ -27,4 +27,12 @@
 // (Virtual I/O Device specification 1.2, §5.1.6), because that is what a Linux TAP
 // speaks. A device says in [Features] which offloads it takes and gives; [Split]
 // and [Frame.Complete] do in software what a device can't.
+//
+// # Receiving
+//
+// A receiver has three cases. A frame with [Offload.NeedsChecksum] has never been on a
+// wire and needs no verification; completing it is for whoever passes it on. One with
+// [Offload.ChecksumValid] has been verified. All others are for [VerifyChecksum].
+// Frames that come from outside may lie about themselves: [Frame.Headers] and
+// [Frame.Check] find that out, and nothing in this package panics on any frame.
 package link

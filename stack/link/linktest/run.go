@@ -365,7 +365,7 @@ func testSendFromDeliver(t *testing.T, join joiner) {
 	})
 	awaitUp(a, b)
 	for i := range 50 {
-		a.sendBytes(a.numbered(i, 100))
+		within(t, "Send, with an answer from within deliver", func() { a.dev.Send(plain(a.numbered(i, 100))) })
 		a.expect(b.numbered(i, 200))
 	}
 }

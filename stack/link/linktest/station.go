@@ -12,9 +12,9 @@ import (
 	"github.com/duotap/duotap/stack/link"
 )
 
-// patience is how long the suite waits for what has to happen at once. It is met on
+// patience is how long the suite waits for what has to happen at once. It ends on
 // failure only.
-const patience = 10 * time.Second
+var patience = 10 * time.Second
 
 // testEtherType is for experiments within one site (IEEE 802, table 9-1), so that
 // no host answers.
