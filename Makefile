@@ -1,0 +1,49 @@
+# duotap. `make` lists the targets.
+
+GO     ?= go
+BUILD  := build
+# The race detector needs a C compiler; without one the tests run without it.
+RACE   ?= $(if $(shell command -v $$($(GO) env CC) 2>/dev/null),-race)
+TESTFLAGS ?=
+FUZZTIME  ?= 20s
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test test-tap test-peers fuzz lint ci clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## build the program as build/duotap
+	$(GO) build -trimpath -o $(BUILD)/duotap ./cmd/duotap
+
+demo: build ## send a message over a real TAP, IPv4 then IPv6 (no root, no configuration)
+	$(BUILD)/duotap demo --link tap
+
+test: ## run the tests; those that need a TAP or other programs are left to the next two
+	$(GO) test $(RACE) $(TESTFLAGS) -tags poolcheck ./...
+
+test-tap: ## run the tests on a real TAP, in user and network namespaces (no root)
+	DUOTAP_TEST_TAP=1 $(GO) test $(RACE) $(TESTFLAGS) -tags poolcheck ./tap/... ./stack/... ./cmd/...
+
+test-peers: ## install postfix, tshark and others with apt-get (as root), and test against them
+	./cmd/duotap/testdata/install-peers
+	DUOTAP_TEST_TAP=1 DUOTAP_TEST_PEERS=1 $(GO) test $(TESTFLAGS) -count 1 -v -run 'Peer' ./stack/... ./cmd/...
+
+fuzz: ## run each fuzz target for FUZZTIME (20s)
+	@set -e; for pkg in $$($(GO) list ./...); do \
+		for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
+			echo "== $$pkg $$f"; $(GO) test -tags poolcheck -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$pkg; \
+		done; \
+	done
+
+lint: ## check formatting, vet and staticcheck
+	@test -z "$$(gofmt -l .)" || { gofmt -d .; exit 1; }
+	$(GO) vet -tags poolcheck ./...
+	$(GO) tool staticcheck -tags poolcheck ./...
+	$(GO) tool staticcheck ./...
+
+ci: lint test test-tap demo test-peers ## everything above but fuzz
+	$(GO) test ./packetpool/... ./smtpclient/... ./stack/...
+
+clean: ## remove what make has built
+	rm -rf $(BUILD)

@@ -1,0 +1,85 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+)
+
+// commands is the command line.
+type commands struct {
+	Demo  demoCommand  `cmd:"" help:"Send a message over a real TAP to an SMTP server, IPv4 then IPv6, and compare what arrived. Needs no root, no server and no configuration."`
+	Send  sendCommand  `cmd:"" help:"Send a mail whose body is read from standard input."`
+	Check checkCommand `cmd:"" help:"Walk the way to a server step by step, up to AUTH, and say where it ends. Nothing is sent."`
+	Ping  pingCommand  `cmd:"" help:"Send ICMP echo requests to an address."`
+	Tap   tapCommand   `cmd:"" help:"Create, delete or list persistent TAP interfaces."`
+
+	Verbose bool `short:"v" help:"Log what happens to standard error."`
+}
+
+// program is one run of duotap, with everything it touches of the outside.
+type program struct {
+	ctx            context.Context
+	stdin          io.Reader
+	stdout, stderr io.Writer
+	log            *slog.Logger
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	p := &program{ctx: ctx, stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr}
+	code := p.run(os.Args[1:])
+	stop()
+	os.Exit(code)
+}
+
+// run executes one command line and returns the exit code.
+func (p *program) run(args []string) int {
+	var c commands
+	done := -1 // the exit code, once kong wants to end: after --help
+	parser, err := kong.New(&c,
+		kong.Name("duotap"),
+		kong.Description("A network appliance in one process: its own TCP/IP on a TAP interface, a bounded packet pool, and an SMTP client."),
+		kong.UsageOnError(),
+		kong.Writers(p.stdout, p.stderr),
+		kong.Exit(func(code int) { done = code }),
+	)
+	if err != nil {
+		return p.report(err)
+	}
+	if len(args) == 0 {
+		args = []string{"--help"}
+	}
+	k, err := parser.Parse(args)
+	if done >= 0 {
+		return done
+	}
+	if err != nil {
+		fmt.Fprintf(p.stderr, "duotap: %v; see duotap --help\n", err)
+		return exitUsage
+	}
+	p.log = slog.New(slog.DiscardHandler)
+	if c.Verbose {
+		p.log = slog.New(slog.NewTextHandler(p.stderr, nil))
+	}
+	return p.report(k.Run(p))
+}
+
+// report prints err, unless its text is out already, and returns its exit code.
+func (p *program) report(err error) int {
+	if err == nil {
+		return exitOK
+	}
+	var e *exitError
+	if !errors.As(err, &e) || !e.silent {
+		fmt.Fprintf(p.stderr, "duotap: %v\n", err)
+	}
+	return exitCode(err)
+}
