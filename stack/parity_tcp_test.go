@@ -35,6 +35,20 @@ var tcpBehaviours = []behaviour{
 		_, err = r.client.DialContext(ctx, "tcp", l.Addr().String())
 		r.note("late", err)
 	}},
+	{"dial with a context that ends meanwhile", func(r *run) {
+		ctx, cancel := context.WithCancel(r.ctx())
+		wait := r.blocked(func(r *run) {
+			_, err := r.client.DialContext(ctx, "tcp", r.silent[r.family].String())
+			r.note("canceled", err)
+		})
+		cancel()
+		wait()
+		ctx, cancel = context.WithTimeout(r.ctx(), 10*time.Millisecond)
+		defer cancel()
+		_, err := r.client.DialContext(ctx, "tcp", r.silent[r.family].String())
+		var ne net.Error // which of two timeouts it is depends on a race, within package net
+		r.note("late", errors.As(err, &ne) && ne.Timeout(), err.(*net.OpError).Op, strings.HasSuffix(err.Error(), ": i/o timeout"))
+	}},
 	{"dial nonsense", func(r *run) {
 		for _, network := range []string{"", "tcp5", "sctp", "TCP", "udp46"} {
 			_, err := r.client.DialContext(r.ctx(), network, r.on(r.server, 1))
@@ -60,7 +74,7 @@ var tcpBehaviours = []behaviour{
 	}},
 	{"dial ourselves", func(r *run) {
 		l, err := r.client.Listen(r.tcp(), ":0")
-		check(r, err)
+		must(r, err)
 		r.later(l)
 		_, port, _ := net.SplitHostPort(l.Addr().String())
 		for _, host := range []string{"", "0.0.0.0", "[::]", "[::ffff:127.0.0.1]", "localhost"} {
@@ -113,7 +127,7 @@ var tcpBehaviours = []behaviour{
 	{"listen again after an active close", func(r *run) {
 		c, s := r.connect()
 		addr := s.LocalAddr().String()
-		check(r, s.Close())
+		must(r, s.Close())
 		_, err := io.ReadAll(c)
 		r.note("end", err, c.Close())
 		r.cleanup() // the listener
@@ -123,14 +137,14 @@ var tcpBehaviours = []behaviour{
 	}},
 	{"both families on one listener", func(r *run) {
 		l, err := r.server.Listen("tcp", ":0")
-		check(r, err)
+		must(r, err)
 		r.later(l)
 		_, port, _ := net.SplitHostPort(l.Addr().String())
 		c, err := r.client.DialContext(r.ctx(), "tcp", net.JoinHostPort(r.server.addrs[r.family].String(), port))
-		check(r, err)
+		must(r, err)
 		r.later(c)
 		s, err := l.Accept()
-		check(r, err)
+		must(r, err)
 		r.later(s)
 		r.note("same addresses", s.RemoteAddr().String() == c.LocalAddr().String(), s.LocalAddr().String() == c.RemoteAddr().String())
 	}},
@@ -138,7 +152,7 @@ var tcpBehaviours = []behaviour{
 		c, s := r.connect()
 		r.note("same", s.RemoteAddr().String() == c.LocalAddr().String(), s.LocalAddr().String() == c.RemoteAddr().String())
 		r.note("network", c.LocalAddr().Network(), c.RemoteAddr().Network())
-		check(r, c.Close())
+		must(r, c.Close())
 		r.note("after close", c.LocalAddr(), c.RemoteAddr())
 	}},
 	{"listener closed", func(r *run) {
@@ -172,10 +186,10 @@ var tcpBehaviours = []behaviour{
 	{"connections nobody accepted", func(r *run) {
 		l := r.listen()
 		c, err := r.client.DialContext(r.ctx(), "tcp", l.Addr().String())
-		check(r, err)
+		must(r, err)
 		r.later(c)
 		r.note("close", l.Close())
-		check(r, c.SetDeadline(time.Now().Add(limit)))
+		must(r, c.SetDeadline(time.Now().Add(patience)))
 		_, err = c.Read(make([]byte, 1))
 		r.note("read", err)
 	}},
@@ -185,21 +199,21 @@ var tcpBehaviours = []behaviour{
 		r.note("read", n, err)
 		n, err = c.Write(nil)
 		r.note("write", n, err)
-		check(r, c.SetDeadline(past))
+		must(r, c.SetDeadline(past))
 		n, err = c.Read([]byte{})
 		r.note("read late", n, err)
 		n, err = c.Write([]byte{})
 		r.note("write late", n, err)
-		check(r, c.SetDeadline(time.Time{}))
-		check(r, s.Close())
+		must(r, c.SetDeadline(time.Time{}))
+		must(r, s.Close())
 		_, err = c.Read(make([]byte, 1))
 		r.note("end", err)
 		n, err = c.Read(nil)
 		r.note("read at the end", n, err)
-		check(r, c.CloseWrite())
+		must(r, c.CloseWrite())
 		n, err = c.Write(nil)
 		r.note("write after CloseWrite", n, err)
-		check(r, c.Close())
+		must(r, c.Close())
 		n, err = c.Read(nil)
 		r.note("read after Close", n, err)
 		n, err = c.Write(nil)
@@ -208,7 +222,7 @@ var tcpBehaviours = []behaviour{
 	{"deadline passed", func(r *run) {
 		c, s := r.connect()
 		_, err := s.Write([]byte("x"))
-		check(r, err)
+		must(r, err)
 		r.note("set", c.SetDeadline(past))
 		for range 2 {
 			n, err := c.Read(make([]byte, 1))
@@ -216,7 +230,7 @@ var tcpBehaviours = []behaviour{
 			n, err = c.Write([]byte("x"))
 			r.note("write", n, err)
 		}
-		r.note("set one", c.SetReadDeadline(time.Now().Add(limit)))
+		r.note("set one", c.SetReadDeadline(time.Now().Add(patience)))
 		n, err := c.Read(make([]byte, 1))
 		r.note("read", n, err)
 		n, err = c.Write([]byte("x"))
@@ -228,16 +242,16 @@ var tcpBehaviours = []behaviour{
 	{"deadline while reading", func(r *run) {
 		c, _ := r.connect()
 		for _, d := range []time.Time{past, time.Now().Add(10 * time.Millisecond), {}} {
-			check(r, c.SetReadDeadline(time.Now().Add(limit)))
+			must(r, c.SetReadDeadline(time.Now().Add(patience)))
 			wait := r.blocked(func(r *run) {
 				n, err := c.Read(make([]byte, 1))
 				r.note("read", n, err)
 			})
 			if d.IsZero() {
-				check(r, c.SetReadDeadline(d))
+				must(r, c.SetReadDeadline(d))
 				d = past
 			}
-			check(r, c.SetReadDeadline(d))
+			must(r, c.SetReadDeadline(d))
 			wait()
 		}
 	}},
@@ -248,7 +262,7 @@ var tcpBehaviours = []behaviour{
 			n, err := c.Write(big)
 			r.note("write", n > 0 && n < len(big), err)
 		})
-		check(r, c.SetWriteDeadline(past))
+		must(r, c.SetWriteDeadline(past))
 		wait()
 		n, err := s.Read(make([]byte, 1))
 		r.note("read", n, err)
@@ -302,8 +316,8 @@ var tcpBehaviours = []behaviour{
 	{"the other side closes", func(r *run) {
 		c, s := r.connect()
 		_, err := s.Write([]byte("last words"))
-		check(r, err)
-		check(r, s.Close())
+		must(r, err)
+		must(r, s.Close())
 		b, err := io.ReadAll(c)
 		r.note("read", string(b), err)
 		for range 2 {
@@ -324,7 +338,7 @@ var tcpBehaviours = []behaviour{
 	}},
 	{"reset while reading", func(r *run) {
 		c, s := r.connect()
-		check(r, s.SetLinger(0))
+		must(r, s.SetLinger(0))
 		wait := r.blocked(func(r *run) {
 			n, err := c.Read(make([]byte, 1))
 			r.note("read", n, err)
@@ -344,7 +358,7 @@ var tcpBehaviours = []behaviour{
 	}},
 	{"reset while writing", func(r *run) {
 		c, s := r.connect()
-		check(r, s.SetLinger(0))
+		must(r, s.SetLinger(0))
 		wait := r.blocked(func(r *run) {
 			_, err := c.Write(make([]byte, 32<<20))
 			r.note("write", err)
@@ -360,12 +374,12 @@ var tcpBehaviours = []behaviour{
 	{"reset behind data", func(r *run) {
 		c, s := r.connect()
 		_, err := s.Write([]byte("last words"))
-		check(r, err)
+		must(r, err)
 		b := make([]byte, 4)
 		_, err = io.ReadFull(c, b)
-		check(r, err)
-		check(r, s.SetLinger(0))
-		check(r, s.Close())
+		must(r, err)
+		must(r, s.SetLinger(0))
+		must(r, s.Close())
 		for err == nil { // until the reset has arrived
 			_, err = c.Write([]byte("x"))
 		}
@@ -376,9 +390,9 @@ var tcpBehaviours = []behaviour{
 	{"close with data unread", func(r *run) {
 		c, s := r.connect()
 		_, err := c.Write([]byte("never read"))
-		check(r, err)
+		must(r, err)
 		_, err = s.Read(make([]byte, 1))
-		check(r, err)
+		must(r, err)
 		r.note("close", s.Close())
 		n, err := c.Read(make([]byte, 1))
 		r.note("read", n, err)
@@ -386,7 +400,7 @@ var tcpBehaviours = []behaviour{
 	{"CloseWrite", func(r *run) {
 		c, s := r.connect()
 		_, err := c.Write([]byte("request"))
-		check(r, err)
+		must(r, err)
 		r.note("CloseWrite", c.CloseWrite())
 		r.note("CloseWrite", c.CloseWrite())
 		n, err := c.Write([]byte("more"))
@@ -431,9 +445,9 @@ var tcpBehaviours = []behaviour{
 	{"CloseRead with data unread", func(r *run) {
 		c, s := r.connect()
 		_, err := s.Write([]byte("data"))
-		check(r, err)
+		must(r, err)
 		_, err = c.Read(make([]byte, 1))
-		check(r, err)
+		must(r, err)
 		r.note("CloseRead", c.CloseRead())
 		b := make([]byte, 10)
 		n, err := c.Read(b)
@@ -455,7 +469,7 @@ var tcpBehaviours = []behaviour{
 		}
 		b := make([]byte, 2*size)
 		_, err := io.ReadFull(s, b)
-		check(r, err)
+		must(r, err)
 		group.Wait()
 		changes := 0
 		for k := range b[1:] {
@@ -480,11 +494,15 @@ var tcpBehaviours = []behaviour{
 				}
 			})
 		}
-		for _, c := range []tcpConn{c, s} {
-			b, err := io.ReadAll(c)
-			r.note("read", len(b), bytes.Equal(b, data), err)
+		notes := [2]*run{{T: r.T, lab: r.lab}, {T: r.T, lab: r.lab}}
+		for k, c := range []tcpConn{c, s} {
+			group.Go(func() {
+				b, err := io.ReadAll(c)
+				notes[k].note("read", len(b), bytes.Equal(b, data), err)
+			})
 		}
 		group.Wait()
+		r.log.WriteString(notes[0].log.String() + notes[1].log.String())
 	}},
 	{"io.Copy", func(r *run) {
 		c, s := r.connect()
@@ -492,14 +510,14 @@ var tcpBehaviours = []behaviour{
 		r.note("ReadFrom", n, err)
 		n, err = c.ReadFrom(onlyReader{io.MultiReader(strings.NewReader("y"), brokenReader{})})
 		r.note("ReadFrom", n, err)
-		check(r, c.CloseWrite())
+		must(r, c.CloseWrite())
 		var got strings.Builder
 		n, err = s.WriteTo(&got)
 		r.note("WriteTo", n, got.String() == strings.Repeat("x", 100_000)+"y", err)
 		n, err = s.WriteTo(brokenWriter{})
 		r.note("WriteTo", n, err)
 		_, err = s.Write([]byte("x"))
-		check(r, err)
+		must(r, err)
 		n, err = c.WriteTo(brokenWriter{})
 		r.note("WriteTo", n, err)
 		n, err = c.ReadFrom(onlyReader{strings.NewReader("x")})

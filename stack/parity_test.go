@@ -19,10 +19,11 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/duotap/duotap/stack"
+	"github.com/duotap/duotap/stack/link/memlink"
 )
 
-// network is what package net and an instance have in common.
-type network interface {
+// hostNet is what package net and an instance have in common.
+type hostNet interface {
 	DialContext(ctx context.Context, network, address string) (net.Conn, error)
 	Listen(network, address string) (net.Listener, error)
 	ListenPacket(network, address string) (net.PacketConn, error)
@@ -39,43 +40,81 @@ func (*kernel) ListenPacket(network, address string) (net.PacketConn, error) {
 	return net.ListenPacket(network, address)
 }
 
-// side is a network and its own addresses, by family.
+// side is a host's network and its own addresses, by family.
 type side struct {
-	network
+	hostNet
 	addrs map[int]netip.Addr
 }
 
-// lab is where a behaviour is looked at: a client and a server that reach each other. They
-// may be the same network.
-type lab struct{ client, server side }
-
-func kernelLab() lab {
-	s := side{new(kernel), map[int]netip.Addr{4: netip.MustParseAddr("127.0.0.1"), 6: netip.IPv6Loopback()}}
-	return lab{s, s}
+// lab is where a behaviour is looked at: a client and a server that reach each other, which
+// may be the same network, and for each family an address that doesn't answer the client's
+// connections.
+type lab struct {
+	client, server side
+	silent         map[int]netip.AddrPort
 }
 
-// lab is the same of two instances, in either direction.
-func (h *hosts) lab() lab {
+// kernelLab is a lab of the kernel alone.
+func kernelLab(t *testing.T) lab {
+	s := side{new(kernel), map[int]netip.Addr{4: netip.AddrFrom4([4]byte{127, 0, 0, 1}), 6: netip.IPv6Loopback()}}
+	return lab{client: s, server: s, silent: map[int]netip.AddrPort{
+		4: fullListener(t, &syscall.SockaddrInet4{Addr: s.addrs[4].As4()}),
+		6: fullListener(t, &syscall.SockaddrInet6{Addr: s.addrs[6].As16()}),
+	}}
+}
+
+// fullListener listens on addr, and has no room left for connections: Linux doesn't answer
+// another.
+func fullListener(t *testing.T, addr syscall.Sockaddr) netip.AddrPort {
+	t.Helper()
+	domain := syscall.AF_INET
+	if _, six := addr.(*syscall.SockaddrInet6); six {
+		domain = syscall.AF_INET6
+	}
+	fd, err := syscall.Socket(domain, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	must(t, err)
+	f := os.NewFile(uintptr(fd), "listener")
+	t.Cleanup(func() { f.Close() })
+	must(t, syscall.Bind(fd, addr))
+	must(t, syscall.Listen(fd, 0))
+	l, err := net.FileListener(f)
+	must(t, err)
+	t.Cleanup(func() { l.Close() })
+	c, err := net.Dial("tcp", l.Addr().String())
+	must(t, err)
+	t.Cleanup(func() { c.Close() })
+	return l.Addr().(*net.TCPAddr).AddrPort()
+}
+
+// instanceLab is a lab of two instances on one cable.
+func instanceLab(client, server *stack.Instance) lab {
 	return lab{
-		client: side{h.a, map[int]netip.Addr{4: h.a4, 6: h.a6}},
-		server: side{h.b, map[int]netip.Addr{4: h.b4, 6: h.b6}},
+		client: side{client, map[int]netip.Addr{4: alice4.Addr(), 6: alice6.Addr()}},
+		server: side{server, map[int]netip.Addr{4: bob4.Addr(), 6: bob6.Addr()}},
+		silent: map[int]netip.AddrPort{
+			4: netip.MustParseAddrPort("192.0.2.99:9"),
+			6: netip.MustParseAddrPort("[2001:db8::99]:9"),
+		},
 	}
 }
 
 // TestParity looks at everything that a program can notice, with the kernel's connections
 // and with ours, and wants the same text of both.
 func TestParity(t *testing.T) {
-	h := newHosts(t)
-	check(t, h.a.Ready(t.Context()))
-	check(t, h.b.Ready(t.Context()))
-	runParity(t, h.lab())
+	alice, bob := couple(t, withAll, fullOffload)
+	must(t, alice.Ready(patient(t)))
+	must(t, bob.Ready(patient(t)))
+	runParity(t, instanceLab(alice, bob))
 }
 
 // TestParityAlone does so within one instance.
 func TestParityAlone(t *testing.T) {
-	h := newHosts(t)
-	s := side{h.a, kernelLab().client.addrs}
-	runParity(t, lab{s, s})
+	alice, bob := couple(t, withAll, memlink.Config{})
+	must(t, alice.Ready(patient(t)))
+	l := instanceLab(alice, bob)
+	l.client.addrs = kernelLab(t).client.addrs
+	l.server = l.client
+	runParity(t, l)
 }
 
 // behaviour is one thing that a program can notice.
@@ -86,6 +125,7 @@ type behaviour struct {
 
 // runParity compares ours, of which at least one side is an instance, with the kernel.
 func runParity(t *testing.T, ours lab) {
+	theirs := kernelLab(t)
 	for _, family := range []int{4, 6} {
 		for _, table := range []struct {
 			network string
@@ -93,7 +133,7 @@ func runParity(t *testing.T, ours lab) {
 		}{{"tcp", tcpBehaviours}, {"udp", udpBehaviours}} {
 			for _, row := range table.rows {
 				t.Run(fmt.Sprintf("%s%d/%s", table.network, family, row.name), func(t *testing.T) {
-					want := observe(t, kernelLab(), family, row)
+					want := observe(t, theirs, family, row)
 					got := observe(t, ours, family, row)
 					if got != want {
 						t.Errorf("the kernel's (-) and ours (+) differ:\n%s", cmp.Diff(strings.Split(want, "\n"), strings.Split(got, "\n")))
@@ -152,10 +192,9 @@ func (r *run) on(s side, port int) string {
 
 // tcp is the network of the family.
 func (r *run) tcp() string { return fmt.Sprintf("tcp%d", r.family) }
-func (r *run) udp() string { return fmt.Sprintf("udp%d", r.family) }
 
 func (r *run) ctx() context.Context {
-	ctx, cancel := context.WithTimeout(r.Context(), limit)
+	ctx, cancel := context.WithTimeout(r.Context(), patience)
 	r.closes = append(r.closes, closer(cancel))
 	return ctx
 }
@@ -166,7 +205,7 @@ func (c closer) Close() error { c(); return nil }
 
 func (r *run) listen() net.Listener {
 	l, err := r.server.Listen("tcp", r.on(r.server, 0))
-	check(r, err)
+	must(r, err)
 	r.later(l)
 	return l
 }
@@ -214,31 +253,31 @@ var (
 func (r *run) connect() (client, server tcpConn) {
 	l := r.listen()
 	c, err := r.client.DialContext(r.ctx(), "tcp", l.Addr().String())
-	check(r, err)
+	must(r, err)
 	r.later(c)
 	s, err := l.Accept()
-	check(r, err)
+	must(r, err)
 	r.later(s)
 	for _, c := range []net.Conn{c, s} {
-		check(r, c.SetDeadline(time.Now().Add(limit)))
+		must(r, c.SetDeadline(time.Now().Add(patience)))
 	}
 	return c.(tcpConn), s.(tcpConn)
 }
 
 func (r *run) packet(s side) udpConn {
 	c, err := s.ListenPacket("udp", r.on(s, 0))
-	check(r, err)
+	must(r, err)
 	r.later(c)
-	check(r, c.SetDeadline(time.Now().Add(limit)))
+	must(r, c.SetDeadline(time.Now().Add(patience)))
 	return c.(udpConn)
 }
 
 // dialUDP makes a connected socket to the server's address.
 func (r *run) dialUDP(to net.Addr) udpConn {
 	c, err := r.client.DialContext(r.ctx(), "udp", to.String())
-	check(r, err)
+	must(r, err)
 	r.later(c)
-	check(r, c.SetDeadline(time.Now().Add(limit)))
+	must(r, c.SetDeadline(time.Now().Add(patience)))
 	return c.(udpConn)
 }
 
@@ -255,7 +294,7 @@ func (r *run) blocked(f func(r *run)) (wait func()) {
 		select {
 		case <-done:
 			r.log.WriteString(meanwhile.log.String())
-		case <-time.After(limit):
+		case <-time.After(patience):
 			r.Fatal("still blocked")
 		}
 	}
@@ -319,7 +358,7 @@ func describe(err error) string {
 	}
 	var ne net.Error
 	if errors.As(err, &ne) {
-		text += fmt.Sprintf(", timeout=%v temporary=%v", ne.Timeout(), ne.Temporary())
+		text += fmt.Sprintf(", timeout=%v", ne.Timeout())
 	}
 	var op *net.OpError
 	if errors.As(err, &op) {
@@ -360,8 +399,8 @@ func (r *run) withoutAddrs(text string) string {
 		}
 		return host + port
 	})
-	for _, s := range []side{r.client, r.server, kernelLab().client} {
-		text = strings.ReplaceAll(text, "address "+s.addrs[r.family].String(), "address HOST")
+	for _, a := range []netip.Addr{r.client.addrs[r.family], r.server.addrs[r.family], netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()} {
+		text = strings.ReplaceAll(text, "address "+a.String(), "address HOST")
 	}
 	return text
 }
