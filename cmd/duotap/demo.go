@@ -1,11 +1,13 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/duotap/duotap/packetpool"
@@ -49,8 +51,8 @@ type demoTransfer struct {
 
 // Run is called by kong.
 func (c *demoCommand) Run(p *program) error {
-	if c.Size < 1 {
-		return usageError(errors.New("--size is the number of bytes to send, 1 or more"))
+	if c.Size < 2 {
+		return usageError(errors.New("--size is the number of bytes to send, 2 or more, because text ends in CRLF"))
 	}
 	if c.InNamespace {
 		return c.onTAP(p)
@@ -58,22 +60,35 @@ func (c *demoCommand) Run(p *program) error {
 	if c.Link == "memory" {
 		return c.inMemory(p, "")
 	}
-	code, err := inNamespace(p, c.childArgs()...)
+	noTAP, err := c.inNamespace(p)
+	switch {
+	case noTAP == nil:
+		return err
+	case c.Link != "auto":
+		return &exitError{code: exitPermission, err: fmt.Errorf("%w; a TAP needs user namespaces and a usable /dev/net/tun, or try --link memory", noTAP)}
+	}
+	return c.inMemory(p, noTAP.Error())
+}
+
+// inNamespace runs the demo in namespaces of its own. noTAP is why there can't be a TAP.
+func (c *demoCommand) inNamespace(p *program) (noTAP, err error) {
+	var said bytes.Buffer // on stderr; no more than an error
+	child := *p
+	child.stderr = &said
+	code, err := inNamespace(&child, c.childArgs()...)
 	switch {
 	case errors.Is(err, errNoNamespace):
-	case err != nil:
-		return err
-	case code == exitOK:
-		return nil
-	case code != exitNoTAP:
-		return &exitError{code: code, err: errors.New("the demo failed"), silent: true}
-	default:
-		err = errors.New("/dev/net/tun can't be used")
+		return err, nil
+	case err == nil && code == exitNoTAP:
+		return errors.New(strings.TrimPrefix(strings.TrimSpace(said.String()), "duotap: ")), nil
 	}
-	if c.Link != "auto" {
-		return &exitError{code: exitPermission, err: fmt.Errorf("%w; a TAP needs user namespaces and a usable /dev/net/tun, or try --link memory", err)}
+	if _, writeErr := said.WriteTo(p.stderr); err == nil {
+		err = writeErr
 	}
-	return c.inMemory(p, err.Error())
+	if err == nil && code != exitOK {
+		err = &exitError{code: code, err: errors.New("the demo failed"), silent: true}
+	}
+	return nil, err
 }
 
 // exitNoTAP is how the demo in the namespace says that it can't have a TAP.

@@ -22,7 +22,7 @@ func (c *demoCommand) onTAP(p *program) error {
 	const name = "duotap0"
 	dev, err := tap.Open(tap.Config{Name: name, Offload: c.Link == "tap", Logger: p.log})
 	if errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist) {
-		return &exitError{code: exitNoTAP, err: err, silent: c.Link == "auto"}
+		return &exitError{code: exitNoTAP, err: err}
 	}
 	if err != nil {
 		return err
