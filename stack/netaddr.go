@@ -115,7 +115,11 @@ func (i *Instance) fullAddress(a netip.AddrPort) (tcpip.FullAddress, error) {
 	if err != nil {
 		return tcpip.FullAddress{}, err
 	}
-	return tcpip.FullAddress{NIC: nic, Addr: fromAddr(ip.WithZone("")), Port: a.Port()}, nil
+	full := tcpip.FullAddress{NIC: nic, Addr: tcpip.AddrFrom16(ip.As16()), Port: a.Port()}
+	if ip.Is4() {
+		full.Addr = tcpip.AddrFrom4(ip.As4())
+	}
+	return full, nil
 }
 
 // addrPort is the reverse: link-local addresses get their zone.

@@ -1,6 +1,6 @@
 //go:build race
 
-package stack_test
+package stack
 
 // raceDetector: allocations can't be counted under the race detector.
 const raceDetector = true
