@@ -49,6 +49,7 @@ func TestParseMailbox(t *testing.T) {
 		{"a\x00@example.org", ""},
 		{"a\x7f@example.org", ""},
 		{"\"a\x1b\"@example.org", ""},
+		{"\"a\x7f\"@example.org", ""},
 		{"\"a\r\nb\"@example.org", ""},
 		{"\u00fc@example.org", ""},
 		{"u@ex\u00e4mple.org", ""},

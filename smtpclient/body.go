@@ -64,7 +64,7 @@ func (t *textWriter) Write(p []byte) (int, error) {
 		case end+1 == lf && lf < len(p): // CRLF
 			at = lf + 1
 		case p[end] == '\r' && end+1 == len(p): // perhaps half of a CRLF
-			t.cr, t.inLine = true, true
+			t.cr = true
 			return len(p), t.pass(p[done:end], nil)
 		default: // a bare CR or LF
 			if err := t.pass(p[done:end], crlf); err != nil {

@@ -17,7 +17,7 @@
 //  6. MAIL, with BODY=8BITMIME (RFC 6152) and MT-PRIORITY (RFC 6710) where offered.
 //  7. RCPT for each recipient. The mail goes to those that are accepted.
 //  8. DATA, then header, body and final dot (§4.5.2), read from Mail.Body and sent
-//     piece by piece.
+//     piece by piece. A server that answers before the end isn't sent the rest.
 //  9. Read the server's verdict, and note it for each recipient.
 //  10. QUIT, whose answer changes nothing, and close.
 //

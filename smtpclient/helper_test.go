@@ -145,6 +145,14 @@ type recordedConn struct {
 	net.Conn
 	sent   bytes.Buffer
 	closed int
+	late   int // calls of SetDeadline after Close
+}
+
+func (c *recordedConn) SetDeadline(t time.Time) error {
+	if c.closed > 0 {
+		c.late++
+	}
+	return c.Conn.SetDeadline(t)
 }
 
 func (c *recordedConn) Write(b []byte) (int, error) {

@@ -274,6 +274,22 @@ func TestPeers_ContextDoneBefore(t *testing.T) {
 	})
 }
 
+// TestPeers_ContextAfterwards: once Send has returned, its context does nothing more.
+func TestPeers_ContextAfterwards(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &recordingDialer{Dialer: serveStore(t, new(smtptest.Store))}
+		ctx, cancel := context.WithCancel(t.Context())
+		if _, err := send(t, newClient(t, testConfig(t, d)), ctx, mailOf("")); err != nil {
+			t.Error(err)
+		}
+		cancel()
+		synctest.Wait()
+		if c := d.conns[0]; c.closed != 1 || c.late != 0 {
+			t.Errorf("closed %d times, then used %d times", c.closed, c.late)
+		}
+	})
+}
+
 // TestPeers_EightBit: a message that the server can't take isn't given to it.
 func TestPeers_EightBit(t *testing.T) {
 	seven := strings.Repeat(strings.Repeat("x", 98)+"\r\n", 2000) // more than a stage

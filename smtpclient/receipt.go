@@ -63,7 +63,7 @@ func (r *Recipient) refused(why *Error) {
 type Exchange struct {
 	Step    Step   `json:"step"`
 	Command string `json:"command,omitempty"` // as sent, secrets as "****"
-	Reply   Reply  `json:"reply"`
+	Reply   *Reply `json:"reply"`
 }
 
 // Phase is how long a step took, all of its commands and waits together.

@@ -43,14 +43,15 @@ func (r Reply) String() string {
 type rawReply struct {
 	code  int
 	lines []string
+	kept  *Reply // made once, and shared by all who keep it
 }
 
 // last is the text of the last line, which in a challenge is all there is.
 func (r rawReply) last() string { return r.lines[len(r.lines)-1] }
 
 // reply makes r fit to be kept and shown.
-func (r rawReply) reply() Reply {
-	out := Reply{Code: r.code, Enhanced: enhancedCode(r.code, r.lines[0])}
+func (r rawReply) reply() *Reply {
+	out := &Reply{Code: r.code, Enhanced: enhancedCode(r.code, r.lines[0])}
 	var b strings.Builder
 	for i, line := range r.lines {
 		if i > 0 {
@@ -137,6 +138,7 @@ func (r *replyReader) read() (rawReply, error) {
 		reply.code = code
 		reply.lines = append(reply.lines, r.scrub.hide(string(text)))
 		if !more {
+			reply.kept = reply.reply()
 			return reply, nil
 		}
 	}

@@ -165,7 +165,7 @@ func TestEnhancedCode(t *testing.T) {
 
 func TestReplyTextCanBeShown(t *testing.T) {
 	for _, hostile := range []string{"\x1b[2J\x1b]0;gone\x07", "a\u009b31m", "\u202egnp.exe", "\xff\xfe", "tab\there"} {
-		got := rawReply{550, []string{"5.1.1 " + hostile}}.reply()
+		got := rawReply{code: 550, lines: []string{"5.1.1 " + hostile}}.reply()
 		for _, r := range got.Text {
 			if !unicode.IsPrint(r) {
 				t.Errorf("%q: text %q holds %q", hostile, got.Text, r)
@@ -178,7 +178,7 @@ func TestReplyTextCanBeShown(t *testing.T) {
 }
 
 func TestReplyTextIsBounded(t *testing.T) {
-	r := rawReply{250, slices.Repeat([]string{strings.Repeat("\u00e9", 100)}, 300)}
+	r := rawReply{code: 250, lines: slices.Repeat([]string{strings.Repeat("\u00e9", 100)}, 300)}
 	got := r.reply().Text
 	if len(got) > keptText || len(got) < keptText-4 || !strings.HasPrefix(got, r.lines[0]+"\n"+r.lines[1]) {
 		t.Errorf("%d bytes: %q", len(got), got)

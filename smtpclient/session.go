@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/duotap/duotap/packetpool"
@@ -403,10 +404,9 @@ func (s *session) verdict(r rawReply) error {
 	if err := s.expect(StepMessage, r, 250); err != nil {
 		return err
 	}
-	reply := r.reply()
 	for i := range s.receipt.Recipients {
 		if rcpt := &s.receipt.Recipients[i]; rcpt.Err == nil { // not refused before
-			rcpt.Outcome, rcpt.Reply = Delivered, &reply
+			rcpt.Outcome, rcpt.Reply = Delivered, r.kept
 		}
 	}
 	return nil
@@ -546,12 +546,9 @@ func (s *session) refusal(step Step, r rawReply) error {
 	if r.code == 421 {
 		s.over = true
 	}
-	reply := r.reply()
-	text := printable(r.lines[0])
-	if reply.Enhanced != "" {
-		text = text[min(len(text), len(reply.Enhanced)+1):]
-	}
-	return &Error{Step: step, Server: s.receipt.Server, Code: r.code, Enhanced: reply.Enhanced, Text: cut(text, keptText), reply: &reply}
+	text, _, _ := strings.Cut(r.kept.Text, "\n")
+	text = strings.TrimPrefix(strings.TrimPrefix(text, r.kept.Enhanced), " ")
+	return &Error{Step: step, Server: s.receipt.Server, Code: r.code, Enhanced: r.kept.Enhanced, Text: text, reply: r.kept}
 }
 
 // fail is the error of a step without a reply.
@@ -568,9 +565,9 @@ func (s *session) failBroken(step Step, err error) error {
 
 // record keeps a reply in receipt, log and trace.
 func (s *session) record(step Step, command string, r rawReply) {
-	s.receipt.Exchanges = append(s.receipt.Exchanges, Exchange{Step: step, Command: command, Reply: r.reply()})
+	s.receipt.Exchanges = append(s.receipt.Exchanges, Exchange{Step: step, Command: command, Reply: r.kept})
 	s.cfg.Logger.LogAttrs(s.ctx, slog.LevelDebug, "smtp reply", slog.String("step", string(step)),
-		slog.Int("code", r.code), slog.String("text", r.reply().Text))
+		slog.Int("code", r.code), slog.String("text", r.kept.Text))
 	for i, line := range r.lines {
 		sep := "-"
 		if i == len(r.lines)-1 {
