@@ -357,7 +357,7 @@ func (c *TCPConn) setOption(option func()) error {
 
 // TCPInfo is the state of a connection at one moment.
 type TCPInfo struct {
-	State string // as in RFC 9293 §3.3.2: "ESTABLISHED", "CLOSE-WAIT"; "ERROR" after a reset
+	State string // as in RFC 9293 §3.3.2: "ESTABLISHED", "CLOSE-WAIT"; "CLOSED" after a reset
 
 	RTT    time.Duration // smoothed round trip time (RFC 6298); 0 before the first measurement
 	RTTVar time.Duration // its variation
