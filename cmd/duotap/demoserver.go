@@ -186,11 +186,16 @@ func peakResident() (int64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("reading the peak of resident memory: %w", err)
 	}
-	for line := range strings.Lines(string(status)) {
+	return vmHWM(string(status))
+}
+
+// vmHWM finds the peak, in bytes, in the status of a process.
+func vmHWM(status string) (int64, error) {
+	for line := range strings.Lines(status) {
 		if rest, ok := strings.CutPrefix(line, "VmHWM:"); ok {
 			kib, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(rest), " kB"), 10, 64)
 			return kib << 10, err
 		}
 	}
-	return 0, errors.New("/proc/self/status has no VmHWM")
+	return 0, errors.New("the status of the process has no VmHWM")
 }

@@ -54,7 +54,10 @@ func (r testRun) Run() int {
 }
 
 func runInside() int {
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	// Most tests wait: for duplicate address detection, for a timeout. Several do so at
+	// a time, unless the command line says something else.
+	args := append([]string{"-test.parallel=6"}, os.Args[1:]...)
+	cmd := exec.Command("/proc/self/exe", args...)
 	cmd.Env = append(os.Environ(), inside+"=1")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}

@@ -7,7 +7,6 @@ import (
 	"os"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -53,6 +52,7 @@ func TestSendRaw(t *testing.T) {
 }
 
 func TestSendNullSender(t *testing.T) {
+	t.Parallel()
 	newNetwork(t)
 	server := serveMail(t, families[0].listen(t), &mailServer{})
 	for _, from := range []string{"", "<>"} {
@@ -85,7 +85,7 @@ func TestSendMixedOutcomes(t *testing.T) {
 				args = append(args, "--to", to+"@example.org")
 			}
 			r := duotap(t, strings.NewReader("x"), args...)
-			r.mustFail(t, c.code, 5*time.Second, "^duotap: smtp server .*: RCPT <(permanent|temporary)@example.org>: ")
+			r.mustFail(t, c.code, "^duotap: smtp server .*: RCPT <(permanent|temporary)@example.org>: ")
 			if !strings.Contains(r.stdout, c.text) {
 				t.Errorf("no %q in\n%s", c.text, r.stdout)
 			}
@@ -117,7 +117,7 @@ C.
 ! reset
 `)
 		r := duotap(t, strings.NewReader("x"), sendArgs(f.smtp(), "--to", "first@example.org", "--to", "second@example.org")...)
-		r.mustFail(t, exitUnknown, 5*time.Second)
+		r.mustFail(t, exitUnknown)
 		if !strings.Contains(r.stdout, "unknown  second@example.org") || !strings.Contains(r.stdout, "refused  first@example.org") {
 			t.Error(r.output())
 		}
@@ -235,6 +235,7 @@ func TestSendJSON(t *testing.T) {
 
 // What can't be sent at all is still reported as JSON.
 func TestSendJSONWithoutSession(t *testing.T) {
+	t.Parallel()
 	newNetwork(t)
 	r := duotap(t, strings.NewReader("x"), sendArgs(families[0].smtp(), "--json", "--to", "ops@example.org")...)
 	var got jsonReport
@@ -248,6 +249,7 @@ func TestSendJSONWithoutSession(t *testing.T) {
 // What the user has given wrong is found before anything is sent.
 func TestSendBadInput(t *testing.T) {
 	requireTAP(t)
+	t.Parallel()
 	args := func(more ...string) []string { return sendArgs(families[0].smtp(), more...) }
 	for _, c := range []struct {
 		name string
@@ -269,7 +271,7 @@ func TestSendBadInput(t *testing.T) {
 			t.Parallel()
 			newNetwork(t)
 			server := serveMail(t, families[0].listen(t), &mailServer{})
-			duotap(t, strings.NewReader("x"), c.args...).mustFail(t, c.code, 5*time.Second, c.text)
+			duotap(t, strings.NewReader("x"), c.args...).mustFail(t, c.code, c.text)
 			server.none(t)
 		})
 	}
@@ -356,6 +358,7 @@ func TestSendSecretsStayInside(t *testing.T) {
 }
 
 func TestSendPasswordFile(t *testing.T) {
+	t.Parallel()
 	newNetwork(t)
 	server := serveMail(t, families[0].listen(t), &mailServer{user: secretUser, password: secretPassword})
 	args := func(file string) []string {
@@ -367,9 +370,9 @@ func TestSendPasswordFile(t *testing.T) {
 			t.Fatal(err)
 		}
 		r := duotap(t, strings.NewReader("x"), args(file)...)
-		r.mustFail(t, exitPermission, 5*time.Second, "can be read by others", "chmod 600")
+		r.mustFail(t, exitPermission, "can be read by others", "chmod 600")
 	}
-	duotap(t, strings.NewReader("x"), args("/nonexistent/password")...).mustFail(t, exitUsage, 5*time.Second, "/nonexistent/password")
+	duotap(t, strings.NewReader("x"), args("/nonexistent/password")...).mustFail(t, exitUsage, "/nonexistent/password")
 	server.none(t)
 	for _, content := range []string{secretPassword, secretPassword + "\r\n", secretPassword + "\nsecond line\n"} {
 		server.mails = nil

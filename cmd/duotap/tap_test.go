@@ -6,7 +6,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -40,6 +39,7 @@ func listTAPs(t *testing.T) []jsonTAP {
 }
 
 func TestTAP(t *testing.T) {
+	t.Parallel()
 	enterNetwork(t)
 	if got := listTAPs(t); len(got) != 0 {
 		t.Fatalf("there are TAPs in a new network namespace: %v", got)
@@ -68,7 +68,7 @@ func TestTAP(t *testing.T) {
 	if diff := cmp.Diff([]jsonTAP{want}, listTAPs(t)); diff != "" {
 		t.Errorf("in use (-want +got):\n%s", diff)
 	}
-	duotap(t, nil, "tap", "delete", "--name", tapName).mustFail(t, exitIO, 5*time.Second, "delete duotap0.*busy|another program")
+	duotap(t, nil, "tap", "delete", "--name", tapName).mustFail(t, exitIO, "delete duotap0.*busy|another program")
 	if err := running.cmd.Process.Signal(os.Interrupt); err != nil {
 		t.Fatal(err)
 	}
@@ -81,6 +81,7 @@ func TestTAP(t *testing.T) {
 }
 
 func TestTAPTroubles(t *testing.T) {
+	t.Parallel()
 	enterNetwork(t)
 	duotap(t, nil, "tap", "create", "--name", "here0").mustSucceed(t)
 	for _, c := range []struct {
@@ -96,9 +97,9 @@ func TestTAPTroubles(t *testing.T) {
 		{[]string{"delete", "--name", "absent0"}, exitIO, "absent0.*no such interface|no such device"},
 		{[]string{"delete", "--name", "lo"}, exitIO, "lo.*no persistent TAP"},
 	} {
-		duotap(t, nil, append([]string{"tap"}, c.args...)...).mustFail(t, c.code, 5*time.Second, c.text)
+		duotap(t, nil, append([]string{"tap"}, c.args...)...).mustFail(t, c.code, c.text)
 	}
-	duotapWithoutRights(t, nil, "tap", "create", "--name", "x0").mustFail(t, exitPermission, 5*time.Second, "x0.*CAP_NET_ADMIN")
+	duotapWithoutRights(t, nil, "tap", "create", "--name", "x0").mustFail(t, exitPermission, "x0.*CAP_NET_ADMIN")
 	if got := listTAPs(t); len(got) != 1 || got[0].Name != "here0" {
 		t.Errorf("left are %v, want here0 only", got)
 	}
@@ -118,7 +119,7 @@ func TestPeerTAPOwner(t *testing.T) {
 			t.Errorf("--owner %s: %v", owner, taps)
 		}
 		args := []string{"ping", "--tap", "owned0", "--address", "192.0.2.2/24", "192.0.2.1"}
-		duotapWithoutRights(t, nil, args...).mustFail(t, exitPermission, 5*time.Second, "owned0.*another user")
+		duotapWithoutRights(t, nil, args...).mustFail(t, exitPermission, "owned0.*another user")
 		duotap(t, nil, "tap", "delete", "--name", "owned0").mustSucceed(t)
 	}
 }
