@@ -1,10 +1,12 @@
 package stack_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"strings"
@@ -343,5 +345,31 @@ func TestConnOutlivesInstance(t *testing.T) {
 		if _, ok := err.(*net.OpError); !ok || strings.Contains(err.Error(), "stack:") {
 			t.Errorf("after Close: %T %v, want a plain *net.OpError", err, err)
 		}
+	}
+}
+
+// TestHTTP: programs written for package net run, and end as they do there.
+func TestHTTP(t *testing.T) {
+	alice, bob := couple(t, withAll, fullOffload)
+	must(t, alice.Ready(patient(t)))
+	l, err := bob.Listen("tcp", ":80")
+	must(t, err)
+	server := http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(r.Body) // if short, the client notices
+		w.Write(b)
+	})}
+	served := background(func() error { return server.Serve(l) })
+	transport := &http.Transport{DialContext: alice.DialContext}
+	defer transport.CloseIdleConnections()
+	client := http.Client{Transport: transport, Timeout: patience}
+	for _, host := range []string{"192.0.2.2", "[2001:db8::2]"} {
+		answer, err := client.Post("http://"+host+"/", "", bytes.NewReader(pattern(100_000)))
+		must(t, err)
+		must(t, wantBytes(answer.Body, pattern(100_000)))
+		must(t, answer.Body.Close())
+	}
+	must(t, server.Close())
+	if err := receive(t, "Serve", served); err != http.ErrServerClosed {
+		t.Errorf("Serve: %v, want %v", err, http.ErrServerClosed)
 	}
 }

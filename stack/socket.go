@@ -103,6 +103,7 @@ func (s *socket) close() error {
 	}
 	s.shut()
 	s.ep.Close()
+	s.queue.EventUnregister(&s.entry) // the endpoint may live on for minutes
 	s.i.sockets.remove(s)
 	return nil
 }
