@@ -36,8 +36,9 @@ fuzz: ## run each fuzz target for FUZZTIME (20s)
 		done; \
 	done
 
-lint: ## check formatting, vet and staticcheck
+lint: ## check formatting, go.mod, vet and staticcheck
 	@test -z "$$(gofmt -l .)" || { gofmt -d .; exit 1; }
+	$(GO) mod tidy -diff
 	$(GO) vet -tags poolcheck ./...
 	$(GO) tool staticcheck -tags poolcheck ./...
 	$(GO) tool staticcheck ./...
