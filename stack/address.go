@@ -112,7 +112,7 @@ func (t *addressTable) conflict(l *netLink, addr netip.Addr, holder tcpip.LinkAd
 			return
 		}
 		c = Conflict{Link: l.name, Address: addr, Holder: net.HardwareAddr(holder)}
-		l.i.log.Error("another host claims our address", "link", l.name, "address", addr, "holder", c.Holder)
+		l.i.log.Error("another host claims our address", "link", l.name, "address", addr, "holder", c.Holder.String())
 	}
 	c.Count++
 	t.conflicts[key] = c
@@ -141,7 +141,7 @@ func (i *Instance) Conflicts() []Conflict {
 }
 
 // Ready waits until every address has passed duplicate address detection, which takes
-// a second for IPv6. Dial and Listen wait by themselves for the address they need. The
+// a second for IPv6 from when its link is up. Dial and Listen wait by themselves for the address they need. The
 // error wraps ErrDuplicateAddress for each address that another host has.
 func (i *Instance) Ready(ctx context.Context) error {
 	if _, err := i.running(); err != nil {
@@ -178,9 +178,10 @@ func (i *Instance) waitForSource(ctx context.Context, remote netip.Addr) error {
 	return nil
 }
 
-// waitForLocal waits until our own address local can be listened on.
+// waitForLocal waits until our own address local can be listened on. One of IPv4 always
+// can.
 func (i *Instance) waitForLocal(ctx context.Context, local netip.Addr) error {
-	if a := i.addrs.find(local); a != nil {
+	if a := i.addrs.find(local); a != nil && local.Is6() {
 		return a.wait(ctx)
 	}
 	return nil
@@ -196,13 +197,14 @@ func (t *addressTable) find(addr netip.Addr) *ownAddress {
 	return nil
 }
 
-// source is the address of ours that a packet to remote would come from, or nil.
+// source is the address of ours that a packet to remote would come from. It is nil if no
+// link that is up has one.
 func (t *addressTable) source(remote netip.Addr) *ownAddress {
 	var best *ownAddress
 	for _, a := range t.all() {
 		own := a.prefix.Addr()
 		switch {
-		case !own.Is6(), own.IsLinkLocalUnicast() != (remote.IsLinkLocalUnicast() || remote.IsLinkLocalMulticast()):
+		case !a.link.isUp.Load(), !own.Is6(), own.IsLinkLocalUnicast() != (remote.IsLinkLocalUnicast() || remote.IsLinkLocalMulticast()):
 			continue
 		case remote.Zone() != "" && remote.Zone() != a.link.name:
 			continue

@@ -45,7 +45,7 @@
 //
 // # Concurrency
 //
-// Everything may be used from several goroutines at once. An instance has a goroutine for
+// Everything may be used from several goroutines at once. An instance has two goroutines for
 // each link and those of gVisor's TCP; Close ends them all, and makes every blocked call
 // return an error that wraps net.ErrClosed.
 package stack

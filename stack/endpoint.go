@@ -30,6 +30,8 @@ type endpoint struct {
 	mu         sync.RWMutex
 	dispatcher gstack.NetworkDispatcher
 
+	errors chan *gstack.PacketBuffer // received ICMP errors, for deliverErrors
+
 	batches sync.Pool // *batch
 	scratch sync.Pool // *link.Scratch
 }
@@ -47,6 +49,7 @@ const gsoMaxSize = 65536
 func newEndpoint(l *netLink) *endpoint {
 	return &endpoint{
 		l: l, features: l.dev.Features(), mtu: uint32(l.dev.MTU()), mac: l.mac,
+		errors:  make(chan *gstack.PacketBuffer, maxErrors),
 		batches: sync.Pool{New: func() any { return new(batch) }},
 		scratch: sync.Pool{New: func() any { return new(link.Scratch) }},
 	}
@@ -119,7 +122,11 @@ func (e *endpoint) WritePackets(pkts gstack.PacketBufferList) (int, tcpip.Error)
 		e.batches.Put(b)
 	}()
 	for _, pkt := range pkts.AsSlice() {
+		if e.forwarding {
+			e.tellMTU(pkt)
+		}
 		b.add(pkt)
+		e.l.stats.ip.countSent(pkt)
 	}
 	return e.send(b.frames)
 }
@@ -182,7 +189,7 @@ func (e *endpoint) send(frames []link.Frame) (sent int, failure tcpip.Error) {
 			break
 		}
 		c.sendErrors.Add(1)
-		failure = sendError(err)
+		failure = e.sendError(err)
 		frames = frames[n+1:]
 	}
 	if sent > 0 {
@@ -191,8 +198,10 @@ func (e *endpoint) send(frames []link.Frame) (sent int, failure tcpip.Error) {
 	return sent, failure
 }
 
-func sendError(err error) tcpip.Error {
+func (e *endpoint) sendError(err error) tcpip.Error {
 	switch {
+	case e.forwarding && !errors.Is(err, link.ErrFrame):
+		return &tcpip.ErrClosedForSend{} // gVisor panics if it is any other, about a forwarded packet
 	case errors.Is(err, link.ErrDown), errors.Is(err, link.ErrRemoved):
 		return &tcpip.ErrNetworkUnreachable{}
 	case errors.Is(err, link.ErrFrame):
@@ -220,25 +229,25 @@ func (e *endpoint) receive(d gstack.NetworkDispatcher, f *link.Frame) {
 	n := f.Len()
 	e.l.stats.received.Add(1)
 	e.l.stats.receivedBytes.Add(uint64(n))
-	proto, kind, dropped := e.filter(f, n)
-	if dropped != nil {
-		dropped.Add(1)
+	v := e.filter(f, n)
+	if v.drop != nil {
+		v.drop.Add(1)
 		return
 	}
 	if f.Offload.Segment == link.SegmentUDP || f.Offload.Segment != link.NoSegmentation && e.forwarding {
-		e.split(d, f, proto, kind)
+		e.split(d, f, v)
 		return
 	}
-	e.pass(d, f, n, proto, kind)
+	e.pass(d, f, n, v)
 }
 
 // split delivers a super-frame in pieces: one of UDP, whose datagrams the application
 // must see one by one, or one that may be forwarded to a link that can't carry it.
-func (e *endpoint) split(d gstack.NetworkDispatcher, f *link.Frame, proto tcpip.NetworkProtocolNumber, kind tcpip.PacketType) {
+func (e *endpoint) split(d gstack.NetworkDispatcher, f *link.Frame, v verdict) {
 	s := e.scratch.Get().(*link.Scratch)
 	defer e.scratch.Put(s)
 	err := link.Split(f, s, func(piece link.Frame) error {
-		e.pass(d, &piece, piece.Len(), proto, kind)
+		e.pass(d, &piece, piece.Len(), v)
 		return nil
 	})
 	if err != nil {
@@ -247,16 +256,49 @@ func (e *endpoint) split(d gstack.NetworkDispatcher, f *link.Frame, proto tcpip.
 }
 
 // pass copies one frame into gVisor's memory and delivers it.
-func (e *endpoint) pass(d gstack.NetworkDispatcher, f *link.Frame, n int, proto tcpip.NetworkProtocolNumber, kind tcpip.PacketType) {
-	v := buffer.NewView(n)
+func (e *endpoint) pass(d gstack.NetworkDispatcher, f *link.Frame, n int, v verdict) {
+	view := buffer.NewView(n)
 	for _, b := range f.Data {
-		v.Write(b)
+		view.Write(b)
 	}
-	pkt := gstack.NewPacketBuffer(gstack.PacketBufferOptions{Payload: buffer.MakeWithView(v)})
-	defer pkt.DecRef()
+	if e.forwarding {
+		e.expire(v.proto, view.AsSlice())
+	}
+	pkt := gstack.NewPacketBuffer(gstack.PacketBufferOptions{Payload: buffer.MakeWithView(view)})
 	if _, ok := pkt.LinkHeader().Consume(header.EthernetMinimumSize); !ok {
+		pkt.DecRef()
 		return
 	}
-	pkt.PktType = kind
-	d.DeliverNetworkPacket(proto, pkt)
+	pkt.PktType = v.kind
+	if !v.later {
+		d.DeliverNetworkPacket(v.proto, pkt)
+		pkt.DecRef()
+		return
+	}
+	pkt.NetworkProtocolNumber = v.proto
+	select {
+	case e.errors <- pkt:
+	default:
+		e.l.stats.overflow.Add(1)
+		pkt.DecRef()
+	}
+}
+
+// maxErrors bounds the ICMP errors that wait. A host sends few of them, and anyone can
+// make up many.
+const maxErrors = 64
+
+// deliverErrors delivers ICMP errors, until there will be no more. To do so gVisor locks
+// the connection that the error is about. If that is just sending, over a device in memory
+// to a router in memory, then the error comes back in the goroutine that holds the lock.
+func (e *endpoint) deliverErrors() {
+	for pkt := range e.errors {
+		e.mu.RLock()
+		d := e.dispatcher
+		e.mu.RUnlock()
+		if d != nil {
+			d.DeliverNetworkPacket(pkt.NetworkProtocolNumber, pkt)
+		}
+		pkt.DecRef()
+	}
 }

@@ -14,39 +14,48 @@ import (
 // longest IPv4 header and the part of ICMP it needs.
 const filterBytes = header.EthernetMinimumSize + header.IPv4MaximumHeaderSize + 24
 
-// filter looks at a received frame before the stack does. It returns the frame's
-// protocol and whom it was addressed to, or the counter of the reason for dropping it.
-func (e *endpoint) filter(f *link.Frame, n int) (tcpip.NetworkProtocolNumber, tcpip.PacketType, *atomic.Uint64) {
+// verdict is what the filter has to say about a received frame.
+type verdict struct {
+	proto tcpip.NetworkProtocolNumber
+	kind  tcpip.PacketType // whom it was addressed to
+	drop  *atomic.Uint64   // not nil: drop it, and count it here
+	later bool             // an ICMP error; see endpoint.errors
+}
+
+// filter looks at a received frame before the stack does.
+func (e *endpoint) filter(f *link.Frame, n int) verdict {
 	c := &e.l.stats
 	var buf [filterBytes]byte
 	head := buf[:f.CopyAt(buf[:], 0)]
 	if len(head) < header.EthernetMinimumSize {
-		return 0, 0, &c.malformed
+		return verdict{drop: &c.malformed}
 	}
 	if f.Offload.Segment == link.NoSegmentation {
 		if n > int(e.mtu)+link.EthernetHeaderLen {
-			return 0, 0, &c.malformed
+			return verdict{drop: &c.malformed}
 		}
 	} else if f.Check(int(e.mtu), e.features.Gives) != nil {
-		return 0, 0, &c.malformed
+		return verdict{drop: &c.malformed}
 	}
 	eth := header.Ethernet(head)
 	kind, ours := e.addressedTo(eth.DestinationAddress())
 	if !ours {
-		return 0, 0, &c.foreign
+		return verdict{drop: &c.foreign}
 	}
-	proto, rest := eth.Type(), head[header.EthernetMinimumSize:]
-	switch proto {
+	v, rest := verdict{proto: eth.Type(), kind: kind}, head[header.EthernetMinimumSize:]
+	switch v.proto {
 	case header.ARPProtocolNumber:
 		e.l.checkARP(rest)
 	case header.IPv4ProtocolNumber:
-		return proto, kind, e.filterIPv4(f, rest)
+		c.ip.receivedBytes.Add(uint64(n - header.EthernetMinimumSize))
+		e.filterIPv4(&v, f, rest)
 	case header.IPv6ProtocolNumber:
-		return proto, kind, e.filterIPv6(f, rest, eth.SourceAddress())
+		c.ip.receivedBytes.Add(uint64(n - header.EthernetMinimumSize))
+		e.filterIPv6(&v, f, rest, eth.SourceAddress())
 	default:
-		return 0, 0, &c.unknown
+		v.drop = &c.unknown
 	}
-	return proto, kind, nil
+	return v
 }
 
 func (e *endpoint) addressedTo(dst tcpip.LinkAddress) (kind tcpip.PacketType, ours bool) {
@@ -62,50 +71,72 @@ func (e *endpoint) addressedTo(dst tcpip.LinkAddress) (kind tcpip.PacketType, ou
 	}
 }
 
-func (e *endpoint) filterIPv4(f *link.Frame, b []byte) *atomic.Uint64 {
+func (e *endpoint) filterIPv4(v *verdict, f *link.Frame, b []byte) {
 	ip := header.IPv4(b)
 	if len(b) < header.IPv4MinimumSize || int(ip.HeaderLength()) < header.IPv4MinimumSize || int(ip.HeaderLength()) > len(b) {
-		return &e.l.stats.malformed
+		v.drop = &e.l.stats.malformed
+		return
 	}
 	if e.features.Gives.Has(link.Checksum) && !e.verified(f, ip) {
-		return &e.l.stats.checksum
+		v.drop = &e.l.stats.checksum
+		return
+	}
+	if ip.More() || ip.FragmentOffset() > 0 {
+		e.l.stats.ip.fragmentsReceived.Add(1)
 	}
 	icmp := b[ip.HeaderLength():]
-	if ip.TransportProtocol() == header.ICMPv4ProtocolNumber && ip.FragmentOffset() == 0 &&
-		len(icmp) > 0 && header.ICMPv4Type(icmp[0]) == header.ICMPv4Echo && !e.takesEcho(ip.DestinationAddress()) {
-		return &e.l.stats.echo
+	if ip.TransportProtocol() != header.ICMPv4ProtocolNumber || ip.FragmentOffset() != 0 || len(icmp) < header.ICMPv4MinimumSize {
+		return
 	}
-	return nil
+	switch header.ICMPv4Type(icmp[0]) {
+	case header.ICMPv4Echo:
+		if !e.takesEcho(ip.DestinationAddress()) {
+			v.drop = &e.l.stats.echo
+		}
+	case header.ICMPv4EchoReply:
+	case header.ICMPv4DstUnreachable:
+		v.later = true
+		if header.ICMPv4Code(icmp[1]) == header.ICMPv4FragmentationNeeded && header.ICMPv4(icmp).MTU() < header.IPv4MinimumMTU {
+			v.drop = &e.l.stats.malformed
+		}
+	default:
+		v.later = true
+	}
 }
 
-func (e *endpoint) filterIPv6(f *link.Frame, b []byte, sender tcpip.LinkAddress) *atomic.Uint64 {
+func (e *endpoint) filterIPv6(v *verdict, f *link.Frame, b []byte, sender tcpip.LinkAddress) {
 	ip := header.IPv6(b)
 	if len(b) < header.IPv6MinimumSize {
-		return &e.l.stats.malformed
+		v.drop = &e.l.stats.malformed
+		return
 	}
 	if e.features.Gives.Has(link.Checksum) && !e.verified(f, nil) {
-		return &e.l.stats.checksum
+		v.drop = &e.l.stats.checksum
+		return
 	}
-	at, proto, whole := transport6(f, ip)
+	at, proto, fragment, whole := transport6(f, ip)
+	if fragment {
+		e.l.stats.ip.fragmentsReceived.Add(1)
+	}
 	if !whole {
-		return &e.l.stats.malformed
+		v.drop = &e.l.stats.malformed
+		return
 	}
 	if proto != header.ICMPv6ProtocolNumber {
-		return nil
+		return
 	}
 	var icmp [24]byte
 	n := f.CopyAt(icmp[:], at)
-	switch header.ICMPv6Type(icmp[0]) {
-	case header.ICMPv6EchoRequest:
-		if !e.takesEcho(ip.DestinationAddress()) {
-			return &e.l.stats.echo
-		}
-	case header.ICMPv6NeighborAdvert:
-		if ip.HopLimit() == header.NDPHopLimit && link.VerifyChecksum(f) { // RFC 4861 §7.1.2
-			e.l.checkAdvertisement(icmp[:n], sender)
-		}
+	switch t := header.ICMPv6Type(icmp[0]); {
+	case t == header.ICMPv6EchoRequest && !e.takesEcho(ip.DestinationAddress()):
+		v.drop = &e.l.stats.echo
+	case t == header.ICMPv6NeighborAdvert && ip.HopLimit() == header.NDPHopLimit && link.VerifyChecksum(f): // RFC 4861 §7.1.2
+		e.l.checkAdvertisement(icmp[:n], sender)
+	case t == header.ICMPv6PacketTooBig && binary.BigEndian.Uint32(icmp[4:]) < header.IPv6MinimumMTU: // RFC 8201 §4
+		v.drop = &e.l.stats.malformed
+	case t < header.ICMPv6EchoRequest: // RFC 4443 §2.1
+		v.later = true
 	}
-	return nil
 }
 
 // takesEcho reports whether echo requests to dst are for the stack to see: all of them
@@ -117,37 +148,35 @@ func (e *endpoint) takesEcho(dst tcpip.Address) bool {
 // transport6 finds what follows the IPv6 header and its extension headers (RFC 8200 §4). In
 // a later fragment nothing does. It is not whole if that isn't in the frame, which RFC 7112
 // §5 has dropped: what comes with the second fragment would get past every filter.
-func transport6(f *link.Frame, ip header.IPv6) (at int, proto tcpip.TransportProtocolNumber, whole bool) {
+func transport6(f *link.Frame, ip header.IPv6) (at int, proto tcpip.TransportProtocolNumber, fragment, whole bool) {
 	at = header.EthernetMinimumSize + header.IPv6MinimumSize
 	end := at + int(ip.PayloadLength())
 	next := header.IPv6ExtensionHeaderIdentifier(ip.NextHeader())
 	for range 16 { // more than anyone needs
+		size := 8
 		var ext [8]byte
-		size := len(ext)
+		long := f.CopyAt(ext[:], at) == len(ext) && at+len(ext) <= end
 		switch next {
-		case header.IPv6HopByHopOptionsExtHdrIdentifier, header.IPv6RoutingExtHdrIdentifier, header.IPv6DestinationOptionsExtHdrIdentifier,
-			header.IPv6FragmentExtHdrIdentifier, header.IPv6ExperimentExtHdrIdentifier:
-			if at+len(ext) > end || f.CopyAt(ext[:], at) < len(ext) {
-				return at, 0, false
-			}
-		case header.IPv6NoNextHeaderIdentifier:
-			return at, 0, true
-		default:
-			return at, tcpip.TransportProtocolNumber(next), at < end
-		}
-		switch next {
-		case header.IPv6FragmentExtHdrIdentifier:
-			if binary.BigEndian.Uint16(ext[2:])>>3 != 0 {
-				return at, 0, true
-			}
-		case header.IPv6ExperimentExtHdrIdentifier:
-		default:
+		case header.IPv6HopByHopOptionsExtHdrIdentifier, header.IPv6RoutingExtHdrIdentifier, header.IPv6DestinationOptionsExtHdrIdentifier:
 			size += 8 * int(ext[1])
+		case header.IPv6FragmentExtHdrIdentifier:
+			fragment = true
+			if binary.BigEndian.Uint16(ext[2:])>>3 != 0 {
+				return at, 0, true, long
+			}
+		case header.IPv6ExperimentExtHdrIdentifier: // gVisor skips it
+		case header.IPv6NoNextHeaderIdentifier:
+			return at, 0, fragment, true
+		default:
+			return at, tcpip.TransportProtocolNumber(next), fragment, at < end
+		}
+		if !long {
+			return at, 0, fragment, false
 		}
 		at += size
 		next = header.IPv6ExtensionHeaderIdentifier(ext[0])
 	}
-	return at, 0, false
+	return at, 0, fragment, false
 }
 
 // verified reports whether the checksums are known to be right, by summing what nobody

@@ -232,7 +232,7 @@ func (i *Instance) phaseError() error {
 
 func (i *Instance) build() error {
 	for _, l := range i.links {
-		if err := l.checkIPv6(); err != nil {
+		if err := l.check(); err != nil {
 			return fmt.Errorf("link %q: %w", l.name, err)
 		}
 	}

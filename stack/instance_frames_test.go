@@ -101,12 +101,36 @@ func (s *station) reply(b []byte) []byte {
 		case isSolicitation(b) && bytes.Equal(b[62:78], own.AsSlice()):
 			src, _ := netip.AddrFromSlice(b[22:38])
 			if src.IsUnspecified() {
-				src = allNodes
+				return advertisement(s.mac[:], own, allNodes, 255)
 			}
-			return advertisement(s.mac[:], own, src, 255)
+			adv := advertisement(s.mac[:], own, src, 255)
+			copy(adv, b[6:12])
+			return adv
 		}
 	}
 	return nil
+}
+
+// editTCP changes the TCP header of a frame, and makes its checksum right again.
+func editTCP(frame []byte, edit func(tcp []byte)) []byte {
+	b := slices.Clone(frame)
+	h := headersOf(b)
+	tcp := b[h.Transport:h.End]
+	edit(tcp)
+	tcp[16], tcp[17] = 0, 0
+	pseudo := slices.Concat(addrAt(b, h, 0).AsSlice(), addrAt(b, h, 1).AsSlice(), []byte{0, 6, byte(len(tcp) >> 8), byte(len(tcp))})
+	binary.BigEndian.PutUint16(tcp[16:], ^uint16(sum16(sum16(0, pseudo), tcp)))
+	return b
+}
+
+// addrAt is the source (0) or destination (1) address of a packet.
+func addrAt(b []byte, h link.Headers, which int) netip.Addr {
+	n, at := 16, h.Network+8
+	if h.Version == 4 {
+		n, at = 4, h.Network+12
+	}
+	a, _ := netip.AddrFromSlice(b[at+which*n : at+(which+1)*n])
+	return a
 }
 
 func etherType(b []byte) uint16 { return binary.BigEndian.Uint16(b[12:]) }

@@ -386,6 +386,7 @@ type station struct {
 	busy   sync.WaitGroup
 	gone   bool
 	frames chan frame
+	broken error
 }
 
 // frame is a copy of one that the instance has sent.
@@ -427,9 +428,8 @@ func (s *station) Close() error {
 
 func (s *station) Send(frames []link.Frame) (int, error) {
 	for k := range frames {
-		switch {
-		case !s.carrier.Up():
-			return k, link.ErrDown
+		if err := s.failure(); err != nil {
+			return k, err
 		}
 		f := frame{linktest.Bytes(&frames[k]), frames[k].Offload}
 		select {
@@ -442,6 +442,22 @@ func (s *station) Send(frames []link.Frame) (int, error) {
 		}
 	}
 	return len(frames), nil
+}
+
+// refuse makes Send fail.
+func (s *station) refuse(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.broken = err
+}
+
+func (s *station) failure() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.broken == nil && !s.carrier.Up() {
+		return link.ErrDown
+	}
+	return s.broken
 }
 
 // inject hands frames to the instance, once that is receiving.

@@ -137,17 +137,21 @@ func TestStartRefusesIPv6Addresses(t *testing.T) {
 	}
 }
 
-// TestStartRefusesIPv6OnSmallMTU: IPv6 needs 1280 bytes (RFC 8200 §5).
-func TestStartRefusesIPv6OnSmallMTU(t *testing.T) {
-	for mtu, ok := range map[int]bool{1279: false, 1280: true} {
-		a, _, err := memlink.New(memlink.Config{MTU: mtu})
-		must(t, err)
-		ip := build(t, withIPv6, aliceOn(withIPv6, a))
-		err = ip.Start(t.Context())
-		if ok {
+// TestStartRefusesSmallMTU: IPv4 needs 68 bytes (RFC 791), IPv6 1280 (RFC 8200 §5).
+func TestStartRefusesSmallMTU(t *testing.T) {
+	for _, c := range []struct {
+		s     services
+		mtu   int
+		least string
+	}{{0, 67, "68"}, {0, 68, ""}, {withIPv6, 67, "68"}, {withIPv6, 1279, "1280"}, {withIPv6, 1280, ""}} {
+		dev := newStation(t)
+		dev.mtu = c.mtu
+		ip := build(t, c.s, aliceOn(c.s, dev))
+		err := ip.Start(t.Context())
+		if c.least == "" {
 			must(t, err)
 		} else {
-			wantErr(t, "Start", err, nil, "eth0", "1279", "1280")
+			wantErr(t, "Start", err, nil, "alice", "eth0", fmt.Sprint(c.mtu), c.least)
 		}
 	}
 }

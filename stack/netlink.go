@@ -115,11 +115,12 @@ func (l *netLink) releaseRing() {
 }
 
 // up makes the link an interface of the stack, with its addresses, and begins to
-// receive.
+// receive. The interface is enabled when the link comes up: that starts duplicate address
+// detection, which fails for good if it can't send.
 func (l *netLink) up() error {
 	ns := l.i.ns
 	l.endpoint.icmp, l.endpoint.forwarding = l.i.enabled[serviceICMP], l.i.enabled[serviceForwarding]
-	if err := ns.CreateNICWithOptions(l.nic, l.endpoint, gstack.NICOptions{Name: l.name}); err != nil {
+	if err := ns.CreateNICWithOptions(l.nic, l.endpoint, gstack.NICOptions{Name: l.name, Disabled: true}); err != nil {
 		return fmt.Errorf("link %q: creating its interface: %s", l.name, err)
 	}
 	prefixes := l.cfg.Addresses
@@ -131,17 +132,24 @@ func (l *netLink) up() error {
 			return err
 		}
 	}
-	l.receiving.Go(l.receive)
+	receiving := make(chan struct{})
+	l.receiving.Go(func() {
+		close(receiving)
+		l.receive()
+	})
+	l.receiving.Go(l.endpoint.deliverErrors)
+	<-receiving // lest a device in memory loses the answers to what is sent at once
 	return nil
 }
 
-// checkIPv6 refuses what the link can't have without IPv6, and IPv6 on a link that can't
-// carry it.
-func (l *netLink) checkIPv6() error {
-	if l.i.enabled[serviceIPv6] {
-		if mtu := l.dev.MTU(); mtu < header.IPv6MinimumMTU {
-			return fmt.Errorf("its MTU is %d, and IPv6 needs %d (RFC 8200 §5)", mtu, header.IPv6MinimumMTU)
-		}
+// check refuses what the link can't have without IPv6, and a link that is too narrow.
+func (l *netLink) check() error {
+	switch mtu := l.dev.MTU(); {
+	case mtu < header.IPv4MinimumMTU:
+		return fmt.Errorf("its MTU is %d, and IPv4 needs %d (RFC 791)", mtu, header.IPv4MinimumMTU)
+	case l.i.enabled[serviceIPv6] && mtu < header.IPv6MinimumMTU:
+		return fmt.Errorf("its MTU is %d, and IPv6 needs %d (RFC 8200 §5)", mtu, header.IPv6MinimumMTU)
+	case l.i.enabled[serviceIPv6]:
 		return nil
 	}
 	for _, p := range l.cfg.Addresses {
@@ -171,6 +179,7 @@ func (l *netLink) addAddress(p netip.Prefix) error {
 }
 
 func (l *netLink) receive() {
+	defer close(l.endpoint.errors)
 	err := l.dev.Receive(l.ring, l.endpoint.deliver)
 	if !errors.Is(err, net.ErrClosed) {
 		l.stateChanged(false)
@@ -185,6 +194,9 @@ func (l *netLink) stateChanged(up bool) {
 		return
 	}
 	l.i.log.Info("link state changed", "link", l.name, "up", up)
+	if up {
+		l.i.ns.EnableNIC(l.nic) // fails only if there is no such interface
+	}
 	l.i.updateRoutes()
 	if up {
 		l.announce()
@@ -207,8 +219,8 @@ func (l *netLink) announce() {
 			l.i.log.Warn("can't check for a duplicate address", "link", l.name, "address", addr, "error", err.String())
 		}
 		frame := link.Frame{Data: [][]byte{l.announcement(addr)}}
-		if _, err := l.dev.Send([]link.Frame{frame}); err != nil {
-			l.i.log.Warn("can't announce an address", "link", l.name, "address", addr, "error", err)
+		if _, err := l.endpoint.send([]link.Frame{frame}); err != nil {
+			l.i.log.Warn("can't announce an address", "link", l.name, "address", addr, "error", err.String())
 		}
 	}
 }
@@ -263,7 +275,8 @@ type linkCounters struct {
 	received, receivedBytes, sent, sentBytes atomic.Uint64
 	sendErrors                               atomic.Uint64
 	malformed, foreign, unknown, checksum    atomic.Uint64
-	echo                                     atomic.Uint64
+	echo, overflow                           atomic.Uint64
+	ip                                       ipCounters
 }
 
 // checkARP looks for another host that claims an address of ours.

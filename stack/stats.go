@@ -1,7 +1,11 @@
 package stack
 
 import (
+	"sync/atomic"
+
 	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	gstack "gvisor.dev/gvisor/pkg/tcpip/stack"
 )
 
 // Stats is a snapshot of an instance's counters. All begin at zero at Start.
@@ -14,7 +18,8 @@ type Stats struct {
 	Links []LinkStats
 }
 
-// IPStats counts IP packets of both families. Bytes are those above the link header.
+// IPStats counts IP packets of both families. Bytes are those on the links, IP headers
+// included.
 type IPStats struct {
 	PacketsSent       uint64
 	BytesSent         uint64
@@ -24,6 +29,8 @@ type IPStats struct {
 	ReceiveDropped    uint64 // not for us, or for a protocol we don't have
 	ChecksumErrors    uint64
 	SendDropped       uint64
+	FragmentsSent     uint64
+	FragmentsReceived uint64
 	FragmentsInvalid  uint64
 	PacketsForwarded  uint64
 	PacketsDelivered  uint64
@@ -100,6 +107,7 @@ type LinkStats struct {
 	DroppedUnknownProtocol uint64 // neither IPv4 nor ARP nor IPv6
 	DroppedChecksum        uint64
 	DroppedEchoRequest     uint64 // ICMP isn't enabled
+	DroppedOverflow        uint64 // ICMP errors that came too fast
 }
 
 // Stats returns the counters of now. Before Start and after Close only those of the
@@ -116,6 +124,7 @@ func (i *Instance) Stats() Stats {
 		ls := l.snapshot()
 		s.Links = append(s.Links, ls)
 		s.IP.ChecksumErrors += ls.DroppedChecksum
+		l.stats.ip.addTo(&s.IP)
 	}
 	return s
 }
@@ -123,15 +132,49 @@ func (i *Instance) Stats() Stats {
 func ipStats(g *tcpip.Stats) IPStats {
 	return IPStats{
 		PacketsSent:       g.IP.PacketsSent.Value(),
-		BytesSent:         g.NICs.Tx.Bytes.Value(),
 		PacketsReceived:   g.IP.PacketsReceived.Value(),
-		BytesReceived:     g.NICs.Rx.Bytes.Value(),
 		InvalidPackets:    g.IP.MalformedPacketsReceived.Value() + g.IP.InvalidSourceAddressesReceived.Value(),
 		ReceiveDropped:    g.IP.InvalidDestinationAddressesReceived.Value() + g.DroppedPackets.Value(),
 		SendDropped:       g.IP.OutgoingPacketErrors.Value(),
 		FragmentsInvalid:  g.IP.MalformedFragmentsReceived.Value(),
 		PacketsDelivered:  g.IP.PacketsDelivered.Value(),
 		NeighborsNotFound: g.NICs.Neighbor.UnreachableEntryLookups.Value(),
+	}
+}
+
+// ipCounters are those of IPStats that gVisor doesn't have.
+type ipCounters struct {
+	sentBytes, receivedBytes         atomic.Uint64
+	fragmentsSent, fragmentsReceived atomic.Uint64
+	forwarded                        atomic.Uint64
+}
+
+func (c *ipCounters) addTo(s *IPStats) {
+	s.BytesSent += c.sentBytes.Load()
+	s.BytesReceived += c.receivedBytes.Load()
+	s.FragmentsSent += c.fragmentsSent.Load()
+	s.FragmentsReceived += c.fragmentsReceived.Load()
+	s.PacketsForwarded += c.forwarded.Load()
+}
+
+// countSent counts a packet that goes to the device.
+func (c *ipCounters) countSent(pkt *gstack.PacketBuffer) {
+	ip := pkt.NetworkHeader().Slice()
+	switch {
+	case pkt.NetworkProtocolNumber == header.IPv4ProtocolNumber && len(ip) >= header.IPv4MinimumSize:
+		if h := header.IPv4(ip); h.More() || h.FragmentOffset() > 0 {
+			c.fragmentsSent.Add(1)
+		}
+	case pkt.NetworkProtocolNumber == header.IPv6ProtocolNumber && len(ip) >= header.IPv6MinimumSize:
+		if header.IPv6(ip).NextHeader() == uint8(header.IPv6FragmentExtHdrIdentifier) {
+			c.fragmentsSent.Add(1)
+		}
+	default:
+		return
+	}
+	c.sentBytes.Add(uint64(pkt.Size() - header.EthernetMinimumSize))
+	if pkt.NetworkPacketInfo.IsForwardedPacket {
+		c.forwarded.Add(1)
 	}
 }
 
@@ -210,5 +253,6 @@ func (l *netLink) snapshot() LinkStats {
 		DroppedUnknownProtocol: c.unknown.Load(),
 		DroppedChecksum:        c.checksum.Load(),
 		DroppedEchoRequest:     c.echo.Load(),
+		DroppedOverflow:        c.overflow.Load(),
 	}
 }
