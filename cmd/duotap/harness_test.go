@@ -135,7 +135,6 @@ type process struct {
 	cmd            *exec.Cmd
 	stdout, stderr output
 	start          time.Time
-	cancel         context.CancelFunc
 }
 
 // output is what a process has printed until now.
@@ -192,13 +191,20 @@ func (o *output) await(t *testing.T, text string, n int) {
 // start runs a program, and kills it at the end of the test or after limit.
 func start(t *testing.T, limit time.Duration, stdin io.Reader, program string, args ...string) *process {
 	t.Helper()
-	ctx, cancel := context.WithTimeoutCause(context.Background(), limit, errors.New("it took too long"))
-	p := &process{t: t, cmd: exec.CommandContext(ctx, program, args...), cancel: cancel}
+	return startIn(t, 0, limit, stdin, program, args...)
+}
+
+// startIn is start in new namespaces, given as flags of clone.
+func startIn(t *testing.T, namespaces uintptr, limit time.Duration, stdin io.Reader, program string, args ...string) *process {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	p := &process{t: t, cmd: exec.CommandContext(ctx, program, args...)}
 	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = stdin, &p.stdout, &p.stderr
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: namespaces, Pdeathsig: syscall.SIGKILL}
 	p.cmd.WaitDelay = time.Second // for a stdin that gives nothing and doesn't end
 	p.start = time.Now()
 	if err := p.cmd.Start(); err != nil {
+		cancel()
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

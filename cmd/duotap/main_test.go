@@ -31,6 +31,7 @@ var commandsInPath = map[string]func(){
 }
 
 func TestMain(m *testing.M) {
+	os.Setenv("PATH", os.Getenv("PATH")+":/usr/sbin:/sbin") // where the mail programs are
 	if os.Getenv("GORACE") == "" {
 		os.Setenv("GORACE", "atexit_sleep_ms=10") // and not a second for each run of duotap
 	}
