@@ -1,7 +1,9 @@
 package smtpclient
 
 import (
+	"bytes"
 	"errors"
+	"net/mail"
 	"net/netip"
 	"strings"
 	"testing"
@@ -214,6 +216,7 @@ func FuzzCommandStrings(f *testing.F) {
 				t.Errorf("recipient %q became %q and %q", s, path, rest)
 			}
 		}
+		checkSameRecipient(t, s)
 		if err := checkHelloName(s); err == nil {
 			if strings.ContainsAny(s, " \r\n\x00<>") || s == "" || len(s) > maxDomain {
 				t.Errorf("EHLO %q", s)
@@ -221,4 +224,43 @@ func FuzzCommandStrings(f *testing.F) {
 		}
 		checkHeaderOf(t, Mail{Subject: s, To: []string{"x@example.org"}})
 	})
+}
+
+// checkSameRecipient checks that who reads the To field sees the address that RCPT got.
+func checkSameRecipient(t *testing.T, to string) {
+	t.Helper()
+	m := Mail{To: []string{to, "second@example.org"}}
+	e, err := m.envelope("device@example.org")
+	if err != nil {
+		return
+	}
+	msg, err := mail.ReadMessage(bytes.NewReader(m.header(e, testFacts)))
+	if err != nil {
+		t.Errorf("%q: %v", to, err)
+		return
+	}
+	list, err := msg.Header.AddressList("To")
+	if err != nil {
+		return // net/mail doesn't know postmaster, nor address literals, nor a..b@c
+	}
+	at := strings.LastIndex(string(e.to[0]), "@")
+	local, domain := string(e.to[0])[:at], string(e.to[0])[at+1:]
+	if strings.HasPrefix(local, `"`) {
+		local = unquote(local)
+	}
+	if len(list) != 2 || list[0].Address != local+"@"+domain {
+		t.Errorf("RCPT TO:<%s>, To: %v", e.to[0], list)
+	}
+}
+
+// unquote is what a quoted string stands for.
+func unquote(s string) string {
+	var b strings.Builder
+	for i := 1; i < len(s)-1; i++ {
+		if s[i] == '\\' {
+			i++
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String()
 }

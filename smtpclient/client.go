@@ -59,10 +59,10 @@ func (c *Client) Send(ctx context.Context, m Mail) (Receipt, error) {
 func (c *Client) Check(ctx context.Context) (Receipt, error) {
 	receipt := newReceipt(c.server.address(), nil)
 	s := &session{client: c, cfg: &c.cfg, ctx: ctx, start: time.Now(), receipt: &receipt}
-	err := s.begin()
-	if s.wire != nil {
-		s.close()
-	}
+	err := func() error {
+		defer s.close()
+		return s.begin()
+	}()
 	return receipt, err
 }
 

@@ -170,7 +170,7 @@ S: 221 bye`))
 	if !ok || len(all.Unwrap()) != 2 || asError(t, all.Unwrap()[1]).Recipient != "b@example.net" {
 		t.Errorf("%#v", err)
 	}
-	if !strings.Contains(err.Error(), "<a@example.net>: 550 5.1.1 unknown; and 1 more") {
+	if !strings.Contains(err.Error(), "<a@example.net>: 550 5.1.1 unknown; errors for further recipients: 1") {
 		t.Error(err)
 	}
 }
@@ -263,6 +263,54 @@ func TestLog(t *testing.T) {
 	lines := strings.Split(strings.TrimSpace(b.String()), "\n")
 	if len(lines) != 2 || !strings.Contains(lines[0], "level=WARN") || !strings.Contains(lines[0], "554 no") || !strings.Contains(lines[1], "level=INFO") {
 		t.Errorf("%q", lines)
+	}
+}
+
+// TestCheck: all that comes before a mail, and nothing of it.
+func TestCheck(t *testing.T) {
+	store := &smtptest.Store{Username: "u", Password: "pwd"}
+	l := serveStore(t, store)
+	d := &recordingDialer{Dialer: l}
+	r, err := newClient(t, authConfig(t, d)).Check(t.Context())
+	if err != nil || r.Auth != "PLAIN" || len(r.Exchanges) != 5 || len(r.Recipients) != 0 || r.Delivered() {
+		t.Errorf("%v: %+v", err, r)
+	}
+	if sent := d.conns[0].sent.String(); !strings.HasSuffix(sent, "QUIT\r\n") || strings.Contains(sent, "MAIL") || d.conns[0].closed != 1 {
+		t.Errorf("sent %q", sent)
+	}
+	cfg := authConfig(t, l)
+	cfg.Password = smtpclient.NewSecret("wrong")
+	if _, err := newClient(t, cfg).Check(t.Context()); asError(t, err).Step != smtpclient.StepAuth {
+		t.Error(err)
+	}
+	_ = l.Close()
+	if _, err := newClient(t, cfg).Check(t.Context()); asError(t, err).Step != smtpclient.StepConnect {
+		t.Error(err)
+	}
+}
+
+// TestPanickingTrace: the connection is closed all the same.
+func TestPanickingTrace(t *testing.T) {
+	for line := range 6 {
+		d := &recordingDialer{Dialer: serveStore(t, new(smtptest.Store))}
+		cfg := testConfig(t, d)
+		n := 0
+		cfg.Trace = func(smtpclient.TraceEvent) {
+			if n++; n > line {
+				panic("boom")
+			}
+		}
+		func() {
+			defer func() {
+				if recover() == nil {
+					t.Error("no panic")
+				}
+			}()
+			_, _ = newClient(t, cfg).Send(t.Context(), mailOf(""))
+		}()
+		if d.conns[0].closed != 1 {
+			t.Errorf("trace line %d: the connection was closed %d times", line, d.conns[0].closed)
+		}
 	}
 }
 

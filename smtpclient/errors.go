@@ -205,12 +205,12 @@ func isTimeout(err error) bool {
 	return errors.Is(err, os.ErrDeadlineExceeded) || ok && ne.Timeout()
 }
 
-// recipientErrors is what went wrong for some of several recipients, in their order.
+// recipientErrors is what went wrong for several recipients, if it isn't the same.
 type recipientErrors []error
 
 func (r recipientErrors) Error() string {
-	return fmt.Sprintf("%v; and %d more recipients failed", r[0], len(r)-1)
+	return fmt.Sprintf("%v; errors for further recipients: %d", r[0], len(r)-1)
 }
 
-// Unwrap returns one error for each recipient that failed.
+// Unwrap returns the *Errors, in the order of the recipients.
 func (r recipientErrors) Unwrap() []error { return r }

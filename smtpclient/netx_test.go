@@ -77,6 +77,9 @@ func TestNetX_11_14_BodiesThroughPoolsOfAnySize(t *testing.T) {
 	sent := 0
 	for _, n := range dataParts {
 		for _, packets := range []int{1, 3} {
+			if packets == 1 && n >= 1300 && n%50 != 0 {
+				continue
+			}
 			pool, err := packetpool.New(packetpool.Config{Packets: packets, Payload: packetpool.HeadroomTCP4 + n})
 			if err != nil {
 				t.Fatal(err)

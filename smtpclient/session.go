@@ -41,18 +41,14 @@ func (s *session) run(ctx context.Context, m *Mail) error {
 	if err != nil {
 		return &Error{Step: StepPrepare, Err: err}
 	}
-	err = s.begin()
-	if s.wire != nil {
-		defer s.close()
-	}
-	if err != nil {
+	defer s.close()
+	if err := s.begin(); err != nil {
 		return err
 	}
 	return s.transaction(m, e)
 }
 
-// begin does all that comes before a mail. Where it has made a connection, s.wire is
-// set, and close is due.
+// begin does all that comes before a mail. close is due after it.
 func (s *session) begin() error {
 	for _, step := range []func() error{s.connect, s.greeting, s.hello, s.authenticate} {
 		if err := step(); err != nil {
@@ -70,6 +66,8 @@ func (s *session) connect() error {
 	if err != nil {
 		return s.fail(StepConnect, err)
 	}
+	s.wire = newWire(s.ctx, s.cfg, s.client.server.headroom(), conn)
+	s.wire.in.scrub = newScrubber(s.cfg.Username, s.cfg.Password)
 	if a := conn.LocalAddr(); a != nil {
 		s.receipt.Local = a.String()
 	}
@@ -77,21 +75,24 @@ func (s *session) connect() error {
 		s.receipt.Remote = a.String()
 	}
 	s.trace('*', fmt.Sprintf("connected to %s at %s", s.receipt.Server, s.receipt.Remote))
-	s.wire = newWire(s.ctx, s.cfg, s.client.server.headroom(), conn)
-	s.wire.in.scrub = newScrubber(s.cfg.Username, s.cfg.Password)
 	s.name = s.client.helloName(conn)
 	return nil
 }
 
-// close ends the session, politely unless it is broken. Nothing depends on the answer
-// to QUIT.
+// close ends the session, if there is a connection, politely unless it is broken.
+// Nothing depends on the answer to QUIT.
 func (s *session) close() {
+	if s.wire == nil {
+		return
+	}
+	defer func() { // also if Config.Trace panics
+		s.receipt.Bytes = s.wire.out.sent
+		s.receipt.Packets = s.wire.out.packets
+		s.wire.close(s.broken)
+	}()
 	if !s.broken && !s.over {
 		_, _ = s.command(StepQuit, s.cfg.Timeouts.Quit, "QUIT", "QUIT")
 	}
-	s.receipt.Bytes = s.wire.out.sent
-	s.receipt.Packets = s.wire.out.packets
-	s.wire.close(s.broken)
 }
 
 // greeting waits for the server's first words (RFC 5321 §3.1).
