@@ -205,8 +205,7 @@ func run(t *testing.T, join func(*testing.T) (a, b link.Device)) (a, b *station)
 	return a, b
 }
 
-// awaitUp waits until frames pass both ways: a link may need a moment to come up,
-// and a device in memory drops what comes before Receive.
+// awaitUp waits until frames pass both ways: a link may need a moment to come up.
 func awaitUp(a, b *station) {
 	a.t.Helper()
 	a.awaitPeer(b)

@@ -36,7 +36,7 @@ type wire interface {
 type Stats struct {
 	Sent     uint64 // taken by Send
 	Received uint64 // delivered to this device
-	Dropped  uint64 // lost on arrival: this device wasn't receiving, or a Switch's port was unplugged
+	Dropped  uint64 // lost on arrival: more than 64 before Receive, or after its end, or at a Switch's port that was unplugged
 }
 
 // Stats is a snapshot of the counters.
@@ -63,7 +63,11 @@ func (d *Device) SetUp(up bool) { d.wire.setUp(d, up) }
 // Receive delivers frames as they are sent, in the goroutines of the senders, until
 // the device is closed. It uses no ring. See link.Device.
 func (d *Device) Receive(_ link.Ring, deliver func(frames []link.Frame)) error {
-	if err := d.in.open(deliver); err != nil {
+	err := d.in.open(func(held []link.Frame) {
+		d.received.Add(uint64(len(held)))
+		deliver(held)
+	}, deliver)
+	if err != nil {
 		return fmt.Errorf("memlink: receive: %w", err)
 	}
 	<-d.in.closed
@@ -102,7 +106,8 @@ func (d *Device) Send(frames []link.Frame) (n int, err error) {
 func (d *Device) receive(frames []link.Frame) {
 	deliver := d.in.enter()
 	if deliver == nil {
-		d.dropped.Add(uint64(len(frames)))
+		kept := d.in.hold(frames)
+		d.dropped.Add(uint64(len(frames) - kept))
 		return
 	}
 	defer d.in.leave()
@@ -122,20 +127,27 @@ func (d *Device) Close() error {
 	return nil
 }
 
+// maxHeld is how many frames wait for Receive. Two hosts that start at one time would
+// lose their first questions otherwise, and ask again only after a second.
+const maxHeld = 64
+
 // inlet is where frames enter a device: the deliver function, if any, and who is in
-// it.
+// it; and the frames that came before there was one.
 type inlet struct {
 	mu       sync.Mutex
 	deliver  func([]link.Frame)
 	opened   bool
 	isclosed bool
+	held     []link.Frame
 	idle     sync.WaitGroup // counts those between enter and leave
 	closed   chan struct{}
 }
 
 var errSecondReceive = errors.New("it was called before, and may be called once")
 
-func (in *inlet) open(deliver func([]link.Frame)) error {
+// open passes what has been held to first, in order, and then makes deliver the
+// function.
+func (in *inlet) open(first, deliver func([]link.Frame)) error {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	switch {
@@ -144,8 +156,34 @@ func (in *inlet) open(deliver func([]link.Frame)) error {
 	case in.opened:
 		return errSecondReceive
 	}
-	in.opened, in.deliver = true, deliver
+	in.opened = true
+	for len(in.held) > 0 && !in.isclosed {
+		held := in.held
+		in.held = nil
+		in.mu.Unlock()
+		first(held)
+		in.mu.Lock()
+	}
+	if !in.isclosed {
+		in.deliver = deliver
+	}
 	return nil
+}
+
+// hold keeps copies of frames that came before Receive, and returns of how many.
+func (in *inlet) hold(frames []link.Frame) int {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.isclosed {
+		return 0
+	}
+	n := min(len(frames), maxHeld-len(in.held))
+	for _, f := range frames[:n] {
+		b := make([]byte, f.Len())
+		f.CopyAt(b, 0)
+		in.held = append(in.held, link.Frame{Data: [][]byte{b}, Offload: f.Offload})
+	}
+	return n
 }
 
 // enter returns the function to deliver to, and nil if nobody receives. After a
@@ -174,7 +212,7 @@ func (in *inlet) close() bool {
 	if in.isclosed {
 		return false
 	}
-	in.isclosed, in.deliver = true, nil
+	in.isclosed, in.deliver, in.held = true, nil, nil
 	close(in.closed)
 	return true
 }

@@ -16,17 +16,18 @@ func Example() {
 	defer a.Close()
 
 	b.Watch(func(up bool) { fmt.Println("up:", up) })
-	ended := make(chan error)
+	ended, arrived := make(chan error), make(chan int)
 	go func() {
-		ended <- b.Receive(nil, func(frames []link.Frame) { fmt.Println("frames:", len(frames)) })
+		ended <- b.Receive(nil, func(frames []link.Frame) { arrived <- len(frames) })
 	}()
 
 	frame := link.Frame{Data: [][]byte{[]byte("\xff\xff\xff\xff\xff\xff" + "\x02\x00\x00\x00\x00\x01" + "\x88\xb5" + "hello")}}
-	for b.Stats().Received == 0 { // a frame that comes before Receive is lost
+	go func() {
 		if _, err := a.Send([]link.Frame{frame}); err != nil {
 			fmt.Println(err)
 		}
-	}
+	}()
+	fmt.Println("frames:", <-arrived)
 
 	a.SetUp(false)
 	b.Close()

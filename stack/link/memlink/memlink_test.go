@@ -76,18 +76,27 @@ func send(t *testing.T, d *memlink.Device, frames []link.Frame) {
 	}
 }
 
-func TestLostBeforeReceive(t *testing.T) {
+// TestHeldBeforeReceive: the first 64 frames wait for Receive, in order.
+func TestHeldBeforeReceive(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		a, b := memlink.Pair(1500)
-		send(t, a, append(frame(2, 1), frame(2, 1)...))
-		got := 0
-		ended := receive(t, b, func(f []link.Frame) { got += len(f) })
-		send(t, a, frame(2, 1))
-		if want := (memlink.Stats{Received: 1, Dropped: 2}); got != 1 || b.Stats() != want {
-			t.Errorf("%d delivered, b counts %+v; want 1, %+v", got, b.Stats(), want)
+		for k := range uint32(70) {
+			f := frame(2, k)
+			send(t, a, f)
+			clear(f[0].Data[0]) // it was only borrowed
 		}
-		if want := (memlink.Stats{Sent: 3}); a.Stats() != want {
-			t.Errorf("a counts %+v, want %+v", a.Stats(), want)
+		var got []uint32
+		ended := receive(t, b, func(frames []link.Frame) {
+			for _, f := range frames {
+				got = append(got, binary.BigEndian.Uint32(f.Data[0][8:]))
+			}
+		})
+		send(t, a, frame(2, 100))
+		if len(got) != 65 || got[0] != 0 || got[63] != 63 || got[64] != 100 {
+			t.Errorf("delivered %v, want 0 to 63 and 100", got)
+		}
+		if want := (memlink.Stats{Received: 65, Dropped: 6}); b.Stats() != want {
+			t.Errorf("b counts %+v, want %+v", b.Stats(), want)
 		}
 		b.Close()
 		<-ended
