@@ -165,8 +165,17 @@ type jsonReport struct {
 		Bytes        int64 `json:"bytes"`
 		Packets      int64 `json:"packets"`
 	} `json:"receipt"`
-	Pool         map[string]any  `json:"pool"`
-	InstancePool *map[string]any `json:"instance_pool"`
+	Pool         jsonPool  `json:"pool"`
+	InstancePool *jsonPool `json:"instance_pool"`
+}
+
+type jsonPool struct {
+	Total            int    `json:"total"`
+	Free             int    `json:"free"`
+	LowestFree       int    `json:"lowest_free"`
+	EmptyRequests    uint64 `json:"empty_requests"`
+	EmptySuspensions uint64 `json:"empty_suspensions"`
+	InvalidReleases  uint64 `json:"invalid_releases"`
 }
 
 type jsonReply struct {
@@ -225,9 +234,9 @@ func TestSendJSON(t *testing.T) {
 		if got.Receipt.Packets == 0 || got.Receipt.Bytes <= got.Receipt.MessageBytes || got.Receipt.MessageBytes < 100 {
 			t.Errorf("counts: %s", r.stdout)
 		}
-		for _, pool := range []map[string]any{got.Pool, *got.InstancePool} {
-			if pool["free"] != pool["total"] || pool["total"] == nil || pool["lowest_free"] == nil || pool["invalid_releases"] != 0.0 {
-				t.Errorf("pool %v", pool)
+		for _, pool := range []jsonPool{got.Pool, *got.InstancePool} {
+			if pool.Total == 0 || pool.Free != pool.Total || pool.LowestFree >= pool.Total || pool.InvalidReleases != 0 {
+				t.Errorf("pool %+v", pool)
 			}
 		}
 	})
