@@ -170,7 +170,7 @@ S: 221 bye`))
 	if !ok || len(all.Unwrap()) != 2 || asError(t, all.Unwrap()[1]).Recipient != "b@example.net" {
 		t.Errorf("%#v", err)
 	}
-	if !strings.Contains(err.Error(), "<a@example.net>: 550 5.1.1 unknown; errors for further recipients: 1") {
+	if !strings.Contains(err.Error(), "<a@example.net>: 550 5.1.1 unknown (sending it again unchanged won't help); errors for further recipients: 1") {
 		t.Error(err)
 	}
 }
@@ -182,7 +182,7 @@ func TestErrorTexts(t *testing.T) {
 	}{
 		{smtpclient.Error{Step: "connect", Server: "mx:25", Err: syscall.ECONNREFUSED},
 			"smtp server mx:25: connect: connection refused (check the address and port, and that the server is up and reachable)"},
-		{smtpclient.Error{Step: "RCPT", Recipient: "a@b", Code: 550, Enhanced: "5.1.1", Text: "no"}, "smtp: RCPT <a@b>: 550 5.1.1 no"},
+		{smtpclient.Error{Step: "RCPT", Recipient: "a@b", Code: 550, Enhanced: "5.1.1", Text: "no"}, "smtp: RCPT <a@b>: 550 5.1.1 no (sending it again unchanged won't help)"},
 		{smtpclient.Error{Step: "MAIL", Code: 451}, "smtp: MAIL: 451 (try again later)"},
 		{smtpclient.Error{Step: "message", Err: context.Canceled}, "smtp: message: context canceled"},
 	}

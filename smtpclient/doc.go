@@ -21,6 +21,8 @@
 //  9. Read the server's verdict, and note it for each recipient.
 //  10. QUIT, whose answer changes nothing, and close.
 //
+// [Client.Check] goes as far as step 5 and leaves.
+//
 // Each step has a time limit ([Timeouts]), and the context ends any of them at once.
 //
 // # Outcomes

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"strings"
@@ -155,7 +154,7 @@ func (e *Error) hint() string {
 	case errors.Is(e.Err, ErrUnknownOutcome):
 		return "ask the recipient before sending again: it may arrive twice"
 	case errors.Is(e.Err, packetpool.ErrNoPacket):
-		return "make the pool larger, release packets sooner, or raise Config.PacketTimeout"
+		return "" // the pool's error says it
 	case errors.Is(e.Err, ErrBody):
 		return "nothing was delivered; send again with a body that can be read"
 	case errors.Is(e.Err, context.Canceled), errors.Is(e.Err, context.DeadlineExceeded):
@@ -180,23 +179,25 @@ func (e *Error) replyHint() string {
 	case e.Step == StepGreeting, e.Step == StepEHLO, e.Step == StepHELO:
 		return "the server doesn't serve this client; check its access rules and Config.Domain"
 	}
-	return ""
+	return "sending it again unchanged won't help"
 }
 
 func (e *Error) linkHint() string {
 	switch {
+	case e.Step == StepPrepare, !e.Temporary():
+		return ""
 	case e.Step == StepConnect:
 		return "check the address and port, and that the server is up and reachable"
 	case e.Step == StepGreeting && isTimeout(e.Err):
 		return "a server that expects TLS at once, as on port 465, stays silent too"
+	case isTimeout(e.Err):
+		return "the server or the way to it is too slow; try again later, or raise Config.Timeouts"
 	case errors.Is(e.Err, ErrBadReply), errors.Is(e.Err, ErrReplyTooLong):
 		return "check that an SMTP server listens there, and speaks without TLS"
 	case errors.Is(e.Err, ErrUnexpectedReply):
 		return "the server doesn't follow RFC 5321; look at the trace"
-	case errors.Is(e.Err, io.ErrUnexpectedEOF):
-		return "see the server's log for its reason"
 	}
-	return ""
+	return "try again later; the server's log may have the reason"
 }
 
 // isTimeout reports whether err is that of a deadline that passed.

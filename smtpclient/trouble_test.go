@@ -136,6 +136,9 @@ func checkTrouble(t *testing.T, k int, tr trouble) {
 			t.Errorf("%v: %v", outcome, err)
 		}
 	}
+	if err != nil && !strings.HasSuffix(err.Error(), ")") {
+		t.Errorf("nothing about what to do in %q", err)
+	}
 	if receipt, err := send(t, c, t.Context(), mailOf("body\n")); err != nil || !receipt.Delivered() {
 		t.Errorf("the next mail: %v", err)
 	}

@@ -159,7 +159,7 @@ func (w *wire) explain(err error) error {
 	if w.stopped {
 		return w.stopError()
 	}
-	return fmt.Errorf("nothing for %v: %w", w.limit, err)
+	return fmt.Errorf("not done within %v: %w", w.limit, err)
 }
 
 func (w *wire) stopError() error { return fmt.Errorf("stopped: %w", context.Cause(w.ctx)) }
