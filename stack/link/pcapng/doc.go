@@ -42,8 +42,9 @@
 //     been so many at a time that one with an exchange under way was forgotten
 //
 // What it can't know: it takes a frame for what its EtherType and IP protocol say,
-// so a bit error there hides credentials from it. And it takes what follows a gap in
-// a message for more of the message.
+// so a bit error there hides credentials from it. It takes what follows a gap in a
+// message for more of the message, and the first bytes that it sees of a connection
+// that was open before for the beginning of a command.
 //
 // Passwords of other protocols stay, and so does the rest of the mail. A capture is as
 // confidential as what it captures: [Create] makes files for their owner only.

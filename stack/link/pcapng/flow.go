@@ -210,6 +210,17 @@ func (s *spans) add(from, to int64) {
 	s.n++
 }
 
+// cut forgets what is secret from a byte on, because that will be seen again.
+func (s *spans) cut(from int64) {
+	for s.n > 0 && s.ranges[s.n-1].from >= from {
+		s.n--
+	}
+	if s.n > 0 {
+		last := &s.ranges[s.n-1]
+		last.to = min(last.to, from)
+	}
+}
+
 // each calls f with what is secret of a range.
 func (s *spans) each(from, to int64, f func(from, to int64)) {
 	if from < s.before {

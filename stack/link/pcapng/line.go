@@ -99,6 +99,16 @@ func isCommand(b []byte) bool {
 	return false
 }
 
+// mayBeCommand reports whether b is a command, or becomes one with what follows.
+func mayBeCommand(b []byte) bool {
+	for _, v := range verbs {
+		if len(b) <= len(v) && bytes.EqualFold(b, v[:len(b)]) {
+			return true
+		}
+	}
+	return isCommand(b)
+}
+
 // isTLS reports whether b, at the beginning of a line, is the beginning of a TLS
 // handshake (RFC 8446, section 5.1).
 func isTLS(b []byte) bool { return b[0] == 22 }

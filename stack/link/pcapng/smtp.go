@@ -160,7 +160,7 @@ func (f *flow) skip(dir int, pos int64) {
 	f.half[1-dir].client.over = false // a challenge may be what is missing
 	switch {
 	case !f.mayBeClient(dir), f.kind == kindForeign:
-	case c.state == inData:
+	case c.state == inData && !c.pending:
 		c.dot = 0
 	case c.state == inChunk && pos <= c.chunkEnd:
 	case f.kind == kindOther:
@@ -169,7 +169,6 @@ func (f *flow) skip(dir int, pos int64) {
 		if !c.unsure {
 			c.lose(h.next)
 		}
-		c.over = false
 		c.line.spoil()
 		h.secrets.add(h.next, pos)
 	}
@@ -197,7 +196,7 @@ func (f *flow) readClient(s *segment, pos int64, b []byte) {
 		case inAuth:
 			n = f.readResponse(s, pos, b)
 		case inData:
-			if c.pending && c.dot == atLineStart && isCommand(b) {
+			if c.pending && c.dot == atLineStart && mayBeCommand(b) {
 				c.state = inCommand // it was refused, and that is missing
 				break
 			}
@@ -372,14 +371,20 @@ func (f *flow) reply(s *segment, code int, end int64) {
 		f.agree(h, ack)
 	case code == 334:
 		c.resync(h, ack)
-		c.challenge()
+		c.state, c.over, c.unsure = inAuth, false, false
 	case c.state == inAuth && (code == 235 || code >= 400 || c.unsure):
 		c.over, c.said = true, end
 		c.resync(h, ack)
 	case c.state == inData && c.pending && code >= 400,
-		c.state == inData && !c.pending && ack == h.next:
+		c.state == inData && !c.pending && ack >= h.next:
+		h.jump(ack)
 		c.state = inCommand
 		c.line.reset()
+	case c.state == inData && !c.pending && code < 400:
+		// The message is over, and what has been seen isn't all of it: a stray segment.
+		c.lose(ack)
+		c.over, c.said = true, end
+		c.resync(h, ack)
 	}
 }
 
@@ -389,18 +394,9 @@ func (f *flow) agree(h *half, ack int64) {
 	c := &h.client
 	if c.state != inData {
 		c.resync(h, ack)
-		h.next = max(h.next, ack)
 		c.state, c.unsure, c.dot = inData, false, atLineStart
 	}
 	c.pending = false
-}
-
-// challenge makes the client's next line a secret one.
-func (c *client) challenge() {
-	if c.state != inAuth && !c.line.isEmpty() {
-		c.line.spoil() // mid-line, against all rules
-	}
-	c.state, c.over, c.unsure = inAuth, false, false
 }
 
 // resync makes the client's next line begin where the server has read to, after
@@ -411,6 +407,17 @@ func (c *client) resync(h *half, ack int64) {
 	}
 	c.line.reset()
 	if ack >= c.hole {
+		h.next = min(h.next, ack)
+		h.secrets.cut(h.next)
+		h.jump(ack)
+	}
+}
+
+// jump goes on to the byte that the server expects next. If those up to there come
+// after all, they are secret.
+func (h *half) jump(ack int64) {
+	if ack > h.next {
+		h.secrets.add(h.next, ack)
 		h.next = ack
 	}
 }
