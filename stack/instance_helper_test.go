@@ -271,6 +271,24 @@ func (s *spy) Receive(ring link.Ring, deliver func([]link.Frame)) error {
 	})
 }
 
+// sieve is a device that loses some of what is sent.
+type sieve struct {
+	link.Device
+	lose func(f *link.Frame) bool
+}
+
+func (s *sieve) Send(frames []link.Frame) (int, error) {
+	for k := range frames {
+		if s.lose(&frames[k]) {
+			continue
+		}
+		if _, err := s.Device.Send(frames[k : k+1]); err != nil {
+			return k, err
+		}
+	}
+	return len(frames), nil
+}
+
 // fakeClock is a Clock that stands still until it is moved.
 type fakeClock struct {
 	mu     sync.Mutex

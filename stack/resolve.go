@@ -29,11 +29,10 @@ func (i *Instance) LookupHost(ctx context.Context, host string) ([]string, error
 	if a, err := netip.ParseAddr(host); err == nil {
 		return []string{a.String()}, nil
 	}
-	name := dns.Fqdn(host)
-	if _, ok := dns.IsDomainName(name); !ok || host == "" || strings.ContainsAny(host, " \t\r\n\x00") {
+	if !isHostName(host) {
 		return nil, dnsError(host, "", "not a host name")
 	}
-	if dns.CanonicalName(name) == "localhost." {
+	if dns.CanonicalName(host) == "localhost." {
 		return i.localhost(), nil
 	}
 	if len(i.cfg.DNS) == 0 {
@@ -46,7 +45,7 @@ func (i *Instance) LookupHost(ctx context.Context, host string) ([]string, error
 	var addrs []string
 	var failure error
 	for _, t := range types {
-		found, err := i.lookup(ctx, name, t)
+		found, err := i.lookup(ctx, host, t)
 		addrs = append(addrs, found...)
 		failure = cmp.Or(failure, err)
 	}
@@ -62,6 +61,25 @@ func (i *Instance) LookupHost(ctx context.Context, host string) ([]string, error
 	}
 }
 
+// isHostName reports whether host is one, as RFC 1123 §2.1 has it, or one with an
+// underscore: those are in use. It may end with a dot.
+func isHostName(host string) bool {
+	host = strings.TrimSuffix(host, ".")
+	if len(host) > 253 {
+		return false
+	}
+	for label := range strings.SplitSeq(host, ".") {
+		if label == "" || len(label) > 63 || strings.ContainsFunc(label, isNoHostRune) {
+			return false
+		}
+	}
+	return true
+}
+
+func isNoHostRune(r rune) bool {
+	return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || r == '-' || r == '_')
+}
+
 func (i *Instance) localhost() []string {
 	var addrs []string
 	for _, p := range i.loopbackPrefixes() {
@@ -75,7 +93,8 @@ func dnsError(name, server, text string) *net.DNSError {
 }
 
 // lookup asks the servers in turn until one gives an answer, be it that there is none.
-func (i *Instance) lookup(ctx context.Context, name string, t uint16) ([]string, error) {
+func (i *Instance) lookup(ctx context.Context, host string, t uint16) ([]string, error) {
+	name := dns.Fqdn(host)
 	var failure error
 	for range dnsAttempts {
 		for _, server := range i.cfg.DNS {
@@ -86,7 +105,7 @@ func (i *Instance) lookup(ctx context.Context, name string, t uint16) ([]string,
 			}
 			switch {
 			case err != nil:
-				e := dnsError(name, addr, err.Error())
+				e := dnsError(host, addr, err.Error())
 				e.UnwrapErr, e.IsTemporary = err, true
 				var ne net.Error
 				e.IsTimeout = errors.As(err, &ne) && ne.Timeout()
@@ -94,7 +113,7 @@ func (i *Instance) lookup(ctx context.Context, name string, t uint16) ([]string,
 			case m.Rcode == dns.RcodeSuccess, m.Rcode == dns.RcodeNameError:
 				return addresses(m, name, t), nil
 			default:
-				e := dnsError(name, addr, "server answers "+dns.RcodeToString[m.Rcode])
+				e := dnsError(host, addr, "server answers "+dns.RcodeToString[m.Rcode])
 				e.IsTemporary = m.Rcode == dns.RcodeServerFailure
 				failure = e
 			}
@@ -106,22 +125,26 @@ func (i *Instance) lookup(ctx context.Context, name string, t uint16) ([]string,
 	return nil, failure
 }
 
-// exchange sends one question to one server and waits for its answer.
+// exchange sends one question to one server and waits for its answer, no longer than
+// dnsTimeout.
 func (i *Instance) exchange(ctx context.Context, network, server, name string, t uint16) (*dns.Msg, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	timer := i.cfg.Clock.AfterFunc(dnsTimeout, func() { cancel(timeoutError{}) })
+	defer timer.Stop()
+	answer, err := i.ask(ctx, network, server, name, t)
+	if err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	return answer, err
+}
+
+func (i *Instance) ask(ctx context.Context, network, server, name string, t uint16) (*dns.Msg, error) {
 	conn, err := i.DialContext(ctx, network, server)
 	if err != nil {
 		return nil, err
 	}
 	defer conn.Close()
-	deadline := i.cfg.Clock.Now().Add(dnsTimeout)
-	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
-		deadline = d
-	}
-	if err := conn.SetDeadline(deadline); err != nil {
-		return nil, err
-	}
 	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 
@@ -136,10 +159,7 @@ func (i *Instance) exchange(ctx context.Context, network, server, name string, t
 	}
 	for {
 		answer, err := wire.ReadMsg()
-		if ctx.Err() != nil {
-			return nil, fmt.Errorf("waiting for the answer: %w", context.Cause(ctx))
-		}
-		if err != nil && answer == nil {
+		if err != nil && answer == nil && !(network == "udp" && errors.Is(err, dns.ErrShortRead)) {
 			return nil, fmt.Errorf("waiting for the answer: %w", err)
 		}
 		if err == nil && answers(answer, question) {
@@ -153,7 +173,7 @@ func (i *Instance) exchange(ctx context.Context, network, server, name string, t
 
 // answers reports whether a is the answer to q, and not a stray or forged message.
 func answers(a, q *dns.Msg) bool {
-	return a.Response && a.Id == q.Id && len(a.Question) == 1 &&
+	return a.Response && a.Id == q.Id && len(a.Question) == 1 && a.Question[0].Qclass == dns.ClassINET &&
 		a.Question[0].Qtype == q.Question[0].Qtype && strings.EqualFold(a.Question[0].Name, q.Question[0].Name)
 }
 
