@@ -2,7 +2,7 @@
 // [New]), and a learning switch between many ([NewSwitch]).
 //
 // There is no goroutine, and hardly a queue. Send calls the deliver functions of the
-// receiving devices in the goroutine of the sender, with the sender's own frames,
+// devices that receive, in the goroutine of the sender, with the sender's own frames,
 // super-frames and partial checksums included. So a frame is copied once, by its
 // receiver, and costs no more than the call. It follows that deliver may run in
 // several goroutines at once, and that it may Send in turn, down to where the
