@@ -1,12 +1,23 @@
 package stack_test
 
 import (
+	"context"
+	"net"
 	"net/netip"
 	"testing"
 	"time"
 
 	"github.com/duotap/duotap/stack"
 )
+
+var past = time.Unix(1, 0)
+
+// hostNet is what package net and an instance have in common.
+type hostNet interface {
+	DialContext(ctx context.Context, network, address string) (net.Conn, error)
+	Listen(network, address string) (net.Listener, error)
+	ListenPacket(network, address string) (net.PacketConn, error)
+}
 
 // connect makes a connection to an address of an instance, and returns both ends.
 func connect(t testing.TB, from, to *stack.Instance, addr netip.Addr) (dialed, accepted *stack.TCPConn) {

@@ -276,6 +276,8 @@ func TestKeepAlive(t *testing.T) {
 // TestBroadcast: as with package net, nothing has to be set first.
 func TestBroadcast(t *testing.T) {
 	alice, bob := couple(t, withUDP, memlink.Config{})
+	_, err := alice.Neighbor(patient(t), bob4.Addr()) // bob is there
+	must(t, err)
 	u, err := bob.ListenPacket("udp", ":67")
 	must(t, err)
 	defer u.Close()

@@ -81,15 +81,18 @@ func (c *UDPConn) ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error) {
 	return res.Count, c.sender(res), nil
 }
 
-// ReadMsgUDPAddrPort is ReadFromUDPAddrPort that tells with syscall.MSG_TRUNC in flags
-// that b was too short. There are no control messages: oob isn't used.
+// msgTrunc is MSG_TRUNC of Linux, wherever we run.
+const msgTrunc = 0x20
+
+// ReadMsgUDPAddrPort is ReadFromUDPAddrPort that tells with Linux's MSG_TRUNC (0x20) in
+// flags that b was too short. There are no control messages: oob isn't used.
 func (c *UDPConn) ReadMsgUDPAddrPort(b, oob []byte) (n, oobn, flags int, from netip.AddrPort, err error) {
 	res, err := c.read("recvmsg", b)
 	if err != nil {
 		return 0, 0, 0, netip.AddrPort{}, err
 	}
 	if res.Total > res.Count {
-		flags = syscall.MSG_TRUNC
+		flags = msgTrunc
 	}
 	return res.Count, 0, flags, c.sender(res), nil
 }

@@ -1,3 +1,5 @@
+//go:build linux
+
 package stack_test
 
 import (
@@ -11,8 +13,6 @@ import (
 	"syscall"
 	"time"
 )
-
-var past = time.Unix(1, 0)
 
 // tcpBehaviours are what a program can notice of TCP. No row depends on who wins a race.
 var tcpBehaviours = []behaviour{

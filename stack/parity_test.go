@@ -1,3 +1,5 @@
+//go:build linux
+
 package stack_test
 
 import (
@@ -21,13 +23,6 @@ import (
 	"github.com/duotap/duotap/stack"
 	"github.com/duotap/duotap/stack/link/memlink"
 )
-
-// hostNet is what package net and an instance have in common.
-type hostNet interface {
-	DialContext(ctx context.Context, network, address string) (net.Conn, error)
-	Listen(network, address string) (net.Listener, error)
-	ListenPacket(network, address string) (net.PacketConn, error)
-}
 
 // kernel is package net.
 type kernel struct{ net.Dialer }
