@@ -81,3 +81,29 @@ func TestReadmeNames(t *testing.T) {
 		t.Error("the README shows no Go code")
 	}
 }
+
+// TestNamedTests looks for each test that a page names; one with … stands for several.
+func TestNamedTests(t *testing.T) {
+	var source strings.Builder
+	err := filepath.WalkDir("..", func(path string, d os.DirEntry, err error) error {
+		if err == nil && strings.HasSuffix(path, "_test.go") {
+			source.WriteString(read(t, path))
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := 0
+	for _, page := range pages(t) {
+		for _, m := range regexp.MustCompile("`(Test\\w+)(…?)`").FindAllStringSubmatch(read(t, page), -1) {
+			named++
+			if !strings.Contains(source.String(), "func "+m[1]) {
+				t.Errorf("%s names %s, which isn't there", page, m[1])
+			}
+		}
+	}
+	if named == 0 {
+		t.Error("no page names a test: this test looks for the wrong thing")
+	}
+}
