@@ -291,13 +291,17 @@ func (s *sieve) Send(frames []link.Frame) (int, error) {
 
 // fakeClock is a Clock that stands still until it is moved.
 type fakeClock struct {
-	mu     sync.Mutex
-	now    time.Time
-	timers []*fakeTimer
+	mu      sync.Mutex
+	idle    sync.Cond // nothing runs
+	now     time.Time
+	timers  []*fakeTimer
+	running int // calls of expired timers
 }
 
 func newFakeClock() *fakeClock {
-	return &fakeClock{now: time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)}
+	c := &fakeClock{now: time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)}
+	c.idle.L = &c.mu
+	return c
 }
 
 type fakeTimer struct {
@@ -331,7 +335,7 @@ func (t *fakeTimer) Reset(d time.Duration) bool {
 	defer c.mu.Unlock()
 	active := c.remove(t)
 	if d <= 0 {
-		go t.f()
+		c.call(t)
 		return active
 	}
 	t.at = c.now.Add(d)
@@ -345,41 +349,44 @@ func (c *fakeClock) remove(t *fakeTimer) bool {
 	return len(c.timers) < n
 }
 
+func (c *fakeClock) call(t *fakeTimer) {
+	c.running++
+	go func() {
+		t.f()
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.running--
+		c.idle.Broadcast()
+	}()
+}
+
 // advance moves the time on and returns when the timers that expired in it have run, those
 // included that they have set.
 func (c *fakeClock) advance(d time.Duration) {
-	end := c.Now().Add(d)
-	for {
-		t := c.next(end)
-		if t == nil {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for end := c.now.Add(d); ; {
+		for c.running > 0 {
+			c.idle.Wait()
+		}
+		first := c.first(end)
+		if first == nil {
+			c.now = end
 			return
 		}
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			t.f()
-		}()
-		<-done
+		c.now = first.at
+		c.remove(first)
+		c.call(first)
 	}
 }
 
-// next moves the time to the first timer until end and takes it off, or to end if there is
-// none.
-func (c *fakeClock) next(end time.Time) *fakeTimer {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	var first *fakeTimer
+// first is the timer that expires first, until end; nil if there is none.
+func (c *fakeClock) first(end time.Time) (first *fakeTimer) {
 	for _, t := range c.timers {
 		if !t.at.After(end) && (first == nil || t.at.Before(first.at)) {
 			first = t
 		}
 	}
-	if first == nil {
-		c.now = end
-		return nil
-	}
-	c.now = first.at
-	c.remove(first)
 	return first
 }
 
@@ -540,3 +547,5 @@ func (s *station) sent() [][]byte {
 		}
 	}
 }
+
+func netAddr(s string) netip.Addr { return netip.MustParseAddr(s) }

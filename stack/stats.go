@@ -46,7 +46,7 @@ type TCPStats struct {
 	SegmentSendErrors    uint64
 	ActiveOpens          uint64 // connections that we opened
 	PassiveOpens         uint64
-	FailedConnections    uint64
+	FailedConnections    uint64 // that others tried to open
 	CurrentEstablished   uint64
 	ClosedEstablished    uint64 // ended in order
 	ResetEstablished     uint64
