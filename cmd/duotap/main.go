@@ -20,6 +20,7 @@ type commands struct {
 	Check checkCommand `cmd:"" help:"Walk the way to a server step by step, up to AUTH, and say where it ends. Nothing is sent."`
 	Ping  pingCommand  `cmd:"" help:"Send ICMP echo requests to an address."`
 	Tap   tapCommand   `cmd:"" help:"Create, delete or list persistent TAP interfaces."`
+	Bench benchCommand `cmd:"" help:"Measure how fast the stack is, beside the kernel's own. Needs no root and no configuration."`
 
 	Verbose bool `short:"v" help:"Log what happens to standard error."`
 }
