@@ -20,7 +20,8 @@ import (
 // root in a network namespace of its own.
 func (c *demoCommand) onTAP(p *program) error {
 	const name = "duotap0"
-	dev, err := tap.Open(tap.Config{Name: name, Offload: c.Link == "tap", Logger: p.log})
+	// Up at once: what happens to the link later is noticed later.
+	dev, err := tap.Open(tap.Config{Name: name, Offload: c.Link == "tap", Up: true, Logger: p.log})
 	if errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist) {
 		return &exitError{code: exitNoTAP, err: err}
 	}
