@@ -158,12 +158,10 @@ func (i *Instance) Ready(ctx context.Context) error {
 }
 
 func (a *ownAddress) wait(ctx context.Context) error {
-	select {
-	case <-a.settled:
-		return a.err
-	case <-ctx.Done():
+	if !a.link.i.gate.wait(a.settled, ctx.Done()) {
 		return fmt.Errorf("duplicate address detection for %v: %w", a.prefix.Addr(), context.Cause(ctx))
 	}
+	return a.err
 }
 
 // waitForSource waits until the address that a packet to remote will come from is
