@@ -325,7 +325,9 @@ func (l *testLink) samples() (own, peer sample, err error) {
 	if own, err = l.own.sample(); err != nil {
 		return own, peer, err
 	}
-	peer, err = l.peer.sample()
+	if l.peer != nil {
+		peer, err = l.peer.sample()
+	}
 	return own, peer, err
 }
 
@@ -374,10 +376,12 @@ func (m *measured) allocsPerFrame() Metric {
 	return Metric{"allocs", "/frame", float64(m.mallocs) / float64(m.frames)}
 }
 
+const othersName = "others"
+
 // others is how much of the machine's processors other programs had meanwhile. Much of
 // it spoils the measurement.
 func (m *measured) others() Metric {
 	available := m.own.Clock.Seconds() * float64(processors())
 	used := (m.own.Busy - m.own.CPU - m.peer.CPU).Seconds()
-	return Metric{"others", "%", max(0, 100*used/available)}
+	return Metric{othersName, "%", max(0, 100*used/available)}
 }

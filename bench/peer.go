@@ -18,6 +18,7 @@ import (
 // Ports of a peer.
 const (
 	commandPort = 5001 // a request, and what it asks for
+	smtpPort    = 25
 	closingPort = 5002 // closes each connection at once
 )
 
@@ -28,12 +29,15 @@ const (
 	opSink op = iota + 1
 	opSource
 	opEcho
+	opUDPSink
+	opUDPSource
 )
 
 // request is the first thing on a connection to commandPort.
 type request struct {
-	Op   op
-	Size uint32 // bytes of a message
+	Op      op
+	Offload bool   // of UDP: have the kernel cut and join datagrams
+	Size    uint32 // bytes of a message or datagram
 }
 
 func (r request) send(c net.Conn) error { return binary.Write(c, binary.BigEndian, r) }
@@ -61,7 +65,7 @@ type peer struct {
 // startPeer begins to serve on all addresses of h.
 func startPeer(h host) (*peer, error) {
 	p := &peer{host: h, conns: map[io.Closer]struct{}{}}
-	for port, serve := range map[int]func(net.Conn) error{commandPort: p.obey, closingPort: closeAtOnce} {
+	for port, serve := range map[int]func(net.Conn) error{commandPort: p.obey, closingPort: closeAtOnce, smtpPort: p.smtp} {
 		for _, network := range []string{"tcp4", "tcp6"} {
 			l, err := h.Listen(network, fmt.Sprintf(":%d", port))
 			if err != nil {
@@ -136,8 +140,8 @@ func (p *peer) obey(c net.Conn) error {
 	if err := binary.Read(c, binary.BigEndian, &r); err != nil {
 		return fmt.Errorf("reading a request: %w", err)
 	}
-	if r.Size > maxMessage {
-		return fmt.Errorf("a request for messages of %d bytes, the limit is %d", r.Size, maxMessage)
+	if udp := r.Op == opUDPSink || r.Op == opUDPSource; r.Size > maxMessage || udp && (r.Size < 1 || r.Size > MaxDatagram) {
+		return fmt.Errorf("a request for messages of %d bytes, the limit is %d or %d of UDP", r.Size, maxMessage, MaxDatagram)
 	}
 	switch r.Op {
 	case opSink:
@@ -146,6 +150,8 @@ func (p *peer) obey(c net.Conn) error {
 		return source(c)
 	case opEcho:
 		return echo(c, int(r.Size))
+	case opUDPSink, opUDPSource:
+		return p.udp(c, r)
 	}
 	return fmt.Errorf("an unknown request %d", r.Op)
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"math"
 	"runtime"
+	"slices"
 	"strings"
 	"text/tabwriter"
 )
@@ -37,16 +38,48 @@ type Row struct {
 	Metrics []*Column `json:"metrics"`
 
 	// Ratios compare the first metric with that of another row, round by round: "K" is
-	// the kernel, "V" the TAP with plain frames, "x1" the same with one connection.
+	// the kernel, "V" the TAP with plain frames, "x1" the same with one connection,
+	// "raw" bulk TCP on the same link.
 	Ratios map[string]Spread `json:"ratios,omitempty"`
 }
 
 // Column is a metric of a Row.
 type Column struct {
-	Name    string    `json:"name"`
-	Unit    string    `json:"unit"`
-	Rounds  []float64 `json:"rounds"` // one value each
-	Summary Spread    `json:"summary"`
+	Name    string `json:"name"`
+	Unit    string `json:"unit"`
+	Rounds  values `json:"rounds"` // one value each; null where there was nothing to divide by
+	Summary Spread `json:"summary"`
+}
+
+// values may have NaN among them, which JSON has no word for.
+type values []float64
+
+// MarshalJSON implements json.Marshaler.
+func (v values) MarshalJSON() ([]byte, error) {
+	p := make([]*float64, len(v))
+	for k := range v {
+		if !notNumber(v[k]) {
+			p[k] = &v[k]
+		}
+	}
+	return json.Marshal(p)
+}
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (v *values) UnmarshalJSON(b []byte) error {
+	var p []*float64
+	if err := json.Unmarshal(b, &p); err != nil {
+		return err
+	}
+	*v = nil
+	for _, f := range p {
+		if f == nil {
+			*v = append(*v, math.NaN())
+		} else {
+			*v = append(*v, *f)
+		}
+	}
+	return nil
 }
 
 func newReport(cfg Config, s Scenario) *Report {
@@ -82,16 +115,8 @@ func (r *Report) add(round int, l Link, c Case, metrics []Metric) {
 		r.Rows = append(r.Rows, row)
 	}
 	for k, m := range metrics {
-		row.Metrics[k].Rounds = append(row.Metrics[k].Rounds[:round:round], finite(m.Value))
+		row.Metrics[k].Rounds = append(row.Metrics[k].Rounds[:round:round], m.Value)
 	}
-}
-
-// finite makes what JSON has no word for zero.
-func finite(v float64) float64 {
-	if notNumber(v) {
-		return 0
-	}
-	return v
 }
 
 // summarize computes what needs all rounds.
@@ -112,6 +137,7 @@ func (r *Report) summarize() {
 		single := row.Case
 		single.Count = 1
 		r.compare(row, "x1", r.row(row.Link, single))
+		r.compare(row, "raw", r.row(row.Link, Case{Name: rawCase, Family: row.Case.Family, Count: 1}))
 	}
 }
 
@@ -142,15 +168,26 @@ func (r *Report) Table(w io.Writer) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	r.header(t)
 	for _, row := range r.Rows {
-		row.print(t)
+		row.print(t, r.ratios())
 	}
 	if err := t.Flush(); err != nil {
 		return err
 	}
-	_, err := fmt.Fprint(w, "\nMedians, and in brackets the smallest and largest. K, V, x1: the first figure as a multiple of the\n"+
-		"kernel's, of the plain TAP's, of that with one connection; medians over rounds.\n"+
+	_, err := fmt.Fprint(w, "\nMedians, and in brackets the smallest and largest. K, V, x1, raw: the first figure as a multiple\n"+
+		"of the kernel's, the plain TAP's, that of one connection, that of raw TCP; medians over rounds.\n"+
 		"One machine, a virtual link: this says what the stack costs, not what a network would carry.\n")
 	return err
+}
+
+// ratios are the names of those that there are.
+func (r *Report) ratios() []string {
+	var names []string
+	for _, name := range []string{"K", "V", "x1", "raw"} {
+		if slices.ContainsFunc(r.Rows, func(row *Row) bool { return row.Ratios[name].N > 0 }) {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 func (r *Report) header(w io.Writer) {
@@ -161,21 +198,25 @@ func (r *Report) header(w io.Writer) {
 	for k, m := range r.Rows[0].Metrics {
 		cells = append(cells, strings.TrimSpace(m.Name+" "+m.Unit))
 		if k == 0 {
-			cells = append(cells, "", "K", "V", "x1")
+			cells = append(append(cells, ""), r.ratios()...)
 		}
 	}
 	fmt.Fprintln(w, strings.Join(cells, "\t")+"\t")
 }
 
-func (row *Row) print(w io.Writer) {
+func (row *Row) print(w io.Writer, names []string) {
 	cells := []string{string(row.Link), row.Name}
 	for k, m := range row.Metrics {
-		cells = append(cells, number(m.Summary.Median))
+		cell := "-"
+		if m.Summary.N > 0 {
+			cell = number(m.Summary.Median)
+		}
+		cells = append(cells, cell)
 		if k > 0 {
 			continue
 		}
 		cells = append(cells, "["+number(m.Summary.Min)+".."+number(m.Summary.Max)+"]")
-		for _, name := range []string{"K", "V", "x1"} {
+		for _, name := range names {
 			cell := ""
 			if q, ok := row.Ratios[name]; ok {
 				cell = fmt.Sprintf("%.2f [%.2f..%.2f]", q.Median, q.Min, q.Max)
@@ -206,7 +247,7 @@ func (row *Row) goBench(w io.Writer, r *Report, round int) error {
 	title := strings.ToUpper(r.Scenario[:1]) + r.Scenario[1:]
 	line := fmt.Sprintf("Benchmark%s/%s/%s-%d\t1", title, row.Name, row.Link, r.Machine.Processors)
 	for k, m := range row.Metrics {
-		if round >= len(m.Rounds) || math.IsNaN(m.Rounds[round]) {
+		if round >= len(m.Rounds) || notNumber(m.Rounds[round]) {
 			continue
 		}
 		line += fmt.Sprintf("\t%g %s", m.Rounds[round], m.goUnit(k == 0))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -15,9 +16,15 @@ var scenarios = []Scenario{
 	&TCP{Directions: []string{"send"}, Streams: []int{1, 3}},
 	&Latency{},
 	&Connect{},
+	&UDP{},
+	&SMTP{Size: 1000, Parallel: 3},
+	&SMTP{},
+	&Pool{},
+	&Frames{},
 }
 
-// TestScenarios runs each in memory, and looks for traffic; how much is none of a test's business.
+// TestScenarios runs each in memory, and looks for traffic. How much is none of a test's
+// business: on a busy machine a window of 50 ms may have none.
 func TestScenarios(t *testing.T) {
 	for _, s := range scenarios {
 		t.Run(s.Name(), func(t *testing.T) {
@@ -28,11 +35,12 @@ func TestScenarios(t *testing.T) {
 				t.Fatal(err)
 			}
 			cases := s.Cases([]int{4, 6})
+			cases = slices.DeleteFunc(cases, func(c Case) bool { return !s.Runs(c, Memory) })
 			if len(r.Rows) != len(cases) {
 				t.Errorf("%d rows, want one for each of %v", len(r.Rows), cases)
 			}
 			for _, row := range r.Rows {
-				if m := row.Metrics[0]; m.Summary.N != 2 || m.Summary.Min <= 0 {
+				if m := row.Metrics[0]; m.Summary.N != 2 || m.Summary.Max <= 0 {
 					t.Errorf("%s: %s is %+v", row.Name, m.Name, m.Summary)
 				}
 			}

@@ -21,6 +21,10 @@ type benchCommand struct {
 	TCP     benchTCP     `cmd:"" name:"tcp" help:"Bulk transfer over TCP."`
 	Latency benchLatency `cmd:"" name:"latency" help:"Request and response, one at a time."`
 	Connect benchConnect `cmd:"" name:"connect" help:"Opening and closing TCP connections, one after the other."`
+	UDP     benchUDP     `cmd:"" name:"udp" help:"Datagrams per second, and how many are lost."`
+	SMTP    benchSMTP    `cmd:"" name:"smtp" help:"Mail, beside raw TCP on the same link."`
+	Frames  benchFrames  `cmd:"" name:"frames" help:"Frames per second of the device, without a stack."`
+	Pool    benchPool    `cmd:"" name:"pool" help:"The packet pool alone."`
 	Peer    benchPeer    `cmd:"" name:"peer" hidden:"" help:"Be the other end of a link."`
 }
 
@@ -33,6 +37,7 @@ type benchFlags struct {
 	Warmup     time.Duration `default:"400ms" help:"How long traffic runs before it is measured." placeholder:"DURATION"`
 	Window     time.Duration `default:"1s" help:"How long it is measured." placeholder:"DURATION"`
 	CPU        int           `name:"cpu" default:"-1" help:"Pin everything to this processor. Default: no pinning." placeholder:"N"`
+	MaxOthers  float64       `default:"20" help:"Measure again, up to 3 times, while other programs use more of the processors than this, and keep the quietest." placeholder:"PERCENT"`
 	JSON       bool          `name:"json" help:"Print the result as one JSON object."`
 	GoBench    string        `name:"go-bench" help:"Append the result to a file in the format of go test -bench, for benchstat." placeholder:"FILE"`
 	CPUProfile string        `name:"cpu-profile" help:"Write a CPU profile of this process to a file; its label link tells the links apart." placeholder:"FILE"`
@@ -77,6 +82,62 @@ type benchConnect struct{ benchFlags }
 // Run is called by kong.
 func (c *benchConnect) Run(p *program) error { return c.run(p, &bench.Connect{}) }
 
+// benchUDP is duotap bench udp.
+type benchUDP struct {
+	benchFlags
+	Direction []string `enum:"send,receive" default:"send,receive" help:"Seen from the stack under test (${enum}). Repeatable." placeholder:"WAY"`
+	Size      []int    `default:"64,1400" help:"Bytes of a datagram's payload. Repeatable." placeholder:"BYTES"`
+}
+
+// Run is called by kong.
+func (c *benchUDP) Run(p *program) error {
+	for _, n := range c.Size {
+		if n < 1 || n > bench.MaxDatagram {
+			return usageError(fmt.Errorf("--size %d: want 1 to %d bytes", n, bench.MaxDatagram))
+		}
+	}
+	return c.run(p, &bench.UDP{Directions: c.Direction, Sizes: c.Size})
+}
+
+// benchSMTP is duotap bench smtp.
+type benchSMTP struct {
+	benchFlags
+	Size        int `default:"268435456" help:"Bytes of a message's body." placeholder:"BYTES"`
+	Parallel    int `short:"P" default:"1" help:"Messages at a time, each over a connection of its own." placeholder:"N"`
+	PoolPackets int `default:"64" help:"Packets in the client's pool." placeholder:"N"`
+	PoolPayload int `default:"1514" help:"Bytes in each, headers included." placeholder:"BYTES"`
+}
+
+// Run is called by kong.
+func (c *benchSMTP) Run(p *program) error {
+	switch {
+	case c.Size < 1:
+		return usageError(fmt.Errorf("--size %d: want 1 byte or more", c.Size))
+	case c.Parallel < 1 || c.Parallel > 1000:
+		return usageError(fmt.Errorf("--parallel %d: want 1 to 1000 messages", c.Parallel))
+	case c.PoolPackets < 1 || c.PoolPayload < 1:
+		return usageError(errors.New("--pool-packets and --pool-payload: want 1 or more"))
+	}
+	return c.run(p, &bench.SMTP{Size: c.Size, Parallel: c.Parallel, PoolPackets: c.PoolPackets, PoolPayload: c.PoolPayload})
+}
+
+// benchFrames is duotap bench frames.
+type benchFrames struct{ benchFlags }
+
+// Run is called by kong.
+func (c *benchFrames) Run(p *program) error { return c.run(p, &bench.Frames{}) }
+
+// benchPool is duotap bench pool. It has no link, so no flags about one.
+type benchPool struct {
+	benchFlags
+}
+
+// Run is called by kong.
+func (c *benchPool) Run(p *program) error {
+	c.Link = []bench.Link{bench.Memory}
+	return c.run(p, &bench.Pool{})
+}
+
 // run measures a scenario, in namespaces of its own, and prints the result.
 func (f *benchFlags) run(p *program, s bench.Scenario) error {
 	if f.IPv4 && f.IPv6 {
@@ -103,7 +164,7 @@ func (f *benchFlags) run(p *program, s bench.Scenario) error {
 }
 
 func (f *benchFlags) config(p *program) bench.Config {
-	cfg := bench.Config{Links: f.Link, Families: []int{4, 6}, Rounds: f.Rounds, Warmup: f.Warmup, Window: f.Window,
+	cfg := bench.Config{Links: f.Link, Families: []int{4, 6}, Rounds: f.Rounds, MaxOthers: f.MaxOthers, Warmup: f.Warmup, Window: f.Window,
 		Peer: benchPeerProcess, Progress: p.stderr, Logger: p.log}
 	switch {
 	case f.IPv4:

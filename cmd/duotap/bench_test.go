@@ -10,7 +10,7 @@ import (
 )
 
 // quickBench makes runs too short to say anything about speed.
-var quickBench = []string{"--rounds", "1", "--warmup", "5ms", "--window", "50ms"}
+var quickBench = []string{"--rounds", "1", "--max-others", "0", "--warmup", "5ms", "--window", "50ms"}
 
 // TestBench runs scenarios over every link they know, with traffic on each.
 func TestBench(t *testing.T) {
@@ -19,6 +19,9 @@ func TestBench(t *testing.T) {
 		"tcp":     {"tcp", "-P", "1,2", "--link", "tap,tap-plain", "--link", "memory"},
 		"latency": {"latency", "--link", "tap,tap-plain,memory", "--cpu", "0"},
 		"connect": {"connect", "--link", "tap,tap-plain,memory"},
+		"udp":     {"udp", "--link", "tap,tap-plain,memory"},
+		"mail":    {"smtp", "--link", "tap,tap-plain,memory", "--size", "1000", "-P", "4"},
+		"frames":  {"frames", "--link", "tap,tap-plain,memory"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -33,12 +36,13 @@ func TestBench(t *testing.T) {
 			seen := map[bench.Link]bool{}
 			for _, row := range report.Rows {
 				seen[row.Link] = true
-				if m := row.Metrics[0]; m.Summary.Median <= 0 {
+				// On a busy machine a window may be too short for a whole connection.
+				if m := row.Metrics[0]; m.Summary.Median < 0 || m.Summary.Median == 0 && m.Unit == "Gbit/s" {
 					t.Errorf("%s %s: %s is %v", row.Link, row.Name, m.Name, m.Summary.Median)
 				}
 			}
 			for _, l := range bench.Links {
-				if !seen[l] {
+				if !seen[l] && (name != "frames" || l != bench.Kernel) {
 					t.Errorf("nothing was measured over %s", l)
 				}
 			}
