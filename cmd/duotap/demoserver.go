@@ -36,7 +36,7 @@ func newDemoServer(size int64, log *slog.Logger) *demoServer {
 	s := &demoServer{size: size, results: make(chan demoArrival, 1)}
 	s.smtp = smtp.NewServer(smtp.BackendFunc(func(*smtp.Conn) (smtp.Session, error) { return &demoSession{s}, nil }))
 	s.smtp.Domain = "server.example"
-	s.smtp.ReadTimeout = time.Minute
+	s.smtp.ReadTimeout = time.Minute + time.Duration(size>>20)*time.Second // for a whole message, at 1 MiB/s or more
 	s.smtp.WriteTimeout = time.Minute
 	s.smtp.MaxRecipients = 1
 	s.smtp.MaxMessageBytes = size + 64<<10 // and the header

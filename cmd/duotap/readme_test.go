@@ -35,11 +35,12 @@ func readmeCommands(t *testing.T, heading string) string {
 	return script.String()
 }
 
-// shell runs commands as a reader of the README would, who is root already.
+// shell runs commands as a reader of the README would, who is root already and has the
+// program in PATH.
 func shell(t *testing.T, commands string) result {
 	t.Helper()
 	t.Setenv("USER", "root")
-	t.Setenv("PATH", filepath.Dir(programFile(t, "duotap"))+":"+os.Getenv("PATH")+":/usr/sbin:/sbin")
+	t.Setenv("PATH", filepath.Dir(buildProgram(t))+":"+os.Getenv("PATH")+":/usr/sbin:/sbin")
 	return start(t, 5*time.Minute, nil, "/bin/sh", "-euc", strings.ReplaceAll(commands, "sudo ", "")).wait()
 }
 
