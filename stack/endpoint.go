@@ -255,9 +255,18 @@ func (e *endpoint) split(d gstack.NetworkDispatcher, f *link.Frame, v verdict) {
 	}
 }
 
+// unpooled is a size of memory that gVisor leaves to the garbage collector. When it forwards
+// a packet it looks at the old header after it has given its memory back, which others may
+// have taken out of the pool by then; so a router takes none from the pool.
+const unpooled = 64<<10 + 1
+
 // pass copies one frame into gVisor's memory and delivers it.
 func (e *endpoint) pass(d gstack.NetworkDispatcher, f *link.Frame, n int, v verdict) {
-	view := buffer.NewView(n)
+	size := n
+	if e.forwarding {
+		size = max(n, unpooled)
+	}
+	view := buffer.NewView(size)
 	for _, b := range f.Data {
 		view.Write(b)
 	}
@@ -271,7 +280,7 @@ func (e *endpoint) pass(d gstack.NetworkDispatcher, f *link.Frame, n int, v verd
 	}
 	pkt.PktType = v.kind
 	if !v.later {
-		d.DeliverNetworkPacket(v.proto, pkt)
+		e.hand(d, pkt, v)
 		pkt.DecRef()
 		return
 	}
@@ -282,6 +291,19 @@ func (e *endpoint) pass(d gstack.NetworkDispatcher, f *link.Frame, n int, v verd
 		e.l.stats.overflow.Add(1)
 		pkt.DecRef()
 	}
+}
+
+// hand delivers a packet. A fragment goes past the interface, which would tell that its
+// transport checksum has been verified, as that of every packet of such a device: gVisor
+// would believe it of the whole packet.
+func (e *endpoint) hand(d gstack.NetworkDispatcher, pkt *gstack.PacketBuffer, v verdict) {
+	if v.fragment {
+		if ep, err := e.l.i.ns.GetNetworkEndpoint(e.l.nic, v.proto); err == nil {
+			ep.HandlePacket(pkt)
+			return
+		}
+	}
+	d.DeliverNetworkPacket(v.proto, pkt)
 }
 
 // maxErrors bounds the ICMP errors that wait. A host sends few of them, and anyone can

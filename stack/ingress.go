@@ -16,10 +16,11 @@ const filterBytes = header.EthernetMinimumSize + header.IPv4MaximumHeaderSize + 
 
 // verdict is what the filter has to say about a received frame.
 type verdict struct {
-	proto tcpip.NetworkProtocolNumber
-	kind  tcpip.PacketType // whom it was addressed to
-	drop  *atomic.Uint64   // not nil: drop it, and count it here
-	later bool             // an ICMP error; see endpoint.errors
+	proto    tcpip.NetworkProtocolNumber
+	kind     tcpip.PacketType // whom it was addressed to
+	drop     *atomic.Uint64   // not nil: drop it, and count it here
+	later    bool             // an ICMP error; see endpoint.errors
+	fragment bool             // its transport checksum can't have been verified
 }
 
 // filter looks at a received frame before the stack does.
@@ -82,6 +83,7 @@ func (e *endpoint) filterIPv4(v *verdict, f *link.Frame, b []byte) {
 		return
 	}
 	if ip.More() || ip.FragmentOffset() > 0 {
+		v.fragment = true
 		e.l.stats.ip.fragmentsReceived.Add(1)
 	}
 	icmp := b[ip.HeaderLength():]
@@ -116,6 +118,7 @@ func (e *endpoint) filterIPv6(v *verdict, f *link.Frame, b []byte, sender tcpip.
 	}
 	at, proto, fragment, whole := transport6(f, ip)
 	if fragment {
+		v.fragment = true
 		e.l.stats.ip.fragmentsReceived.Add(1)
 	}
 	if !whole {

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
@@ -254,7 +255,7 @@ func (i *Instance) build() error {
 		}
 	}
 	for _, l := range i.links {
-		l.dev.Watch(l.stateChanged)
+		l.begin()
 	}
 	i.updateRoutes()
 	return nil
@@ -381,11 +382,7 @@ func (i *Instance) Close() error {
 func (i *Instance) shutdown() error {
 	i.end()
 	i.addrs.close()
-	i.sockets.close()
-	if i.ns != nil {
-		i.ns.Resume() // a paused protocol would never finish
-		i.ns.Close()
-	}
+	i.reset()
 	var errs []error
 	for _, l := range i.links {
 		errs = append(errs, l.close())
@@ -433,6 +430,29 @@ func (i *Instance) unlessClosed(err error) error {
 		return net.ErrClosed
 	}
 	return err
+}
+
+// resetLimit is how long Close waits for resets to be sent, on a device that is full.
+const resetLimit = time.Second
+
+// reset ends all connections with a reset. If the device blocks, resets are the less
+// important thing: closing it, which comes next, unblocks them.
+func (i *Instance) reset() {
+	done, late := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		i.sockets.close()
+		if i.ns != nil {
+			i.ns.Resume() // a paused protocol would never finish
+			i.ns.Close()
+		}
+	}()
+	timer := i.cfg.Clock.AfterFunc(resetLimit, func() { close(late) })
+	defer timer.Stop()
+	select {
+	case <-done:
+	case <-late:
+	}
 }
 
 // running returns the stack, or why there is none.

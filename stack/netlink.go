@@ -114,8 +114,7 @@ func (l *netLink) releaseRing() {
 	l.ring, l.ringOwner = nil, nil
 }
 
-// up makes the link an interface of the stack, with its addresses, and begins to
-// receive. The interface is enabled when the link comes up: that starts duplicate address
+// up makes the link an interface of the stack, with its addresses. The interface is enabled when the link comes up: that starts duplicate address
 // detection, which fails for good if it can't send.
 func (l *netLink) up() error {
 	ns := l.i.ns
@@ -132,13 +131,6 @@ func (l *netLink) up() error {
 			return err
 		}
 	}
-	receiving := make(chan struct{})
-	l.receiving.Go(func() {
-		close(receiving)
-		l.receive()
-	})
-	l.receiving.Go(l.endpoint.deliverErrors)
-	<-receiving // lest a device in memory loses the answers to what is sent at once
 	return nil
 }
 
@@ -163,6 +155,14 @@ func (l *netLink) check() error {
 		}
 	}
 	return nil
+}
+
+// begin watches the link and receives. A device in memory loses what comes before Watch, and
+// with the state it tells we begin to ask; so that is the order.
+func (l *netLink) begin() {
+	l.dev.Watch(l.stateChanged)
+	l.receiving.Go(l.receive)
+	l.receiving.Go(l.endpoint.deliverErrors)
 }
 
 // linkLocal is the address made from the MAC address (RFC 4291 appendix A).

@@ -36,7 +36,7 @@ type wire interface {
 type Stats struct {
 	Sent     uint64 // taken by Send
 	Received uint64 // delivered to this device
-	Dropped  uint64 // lost on arrival: more than 64 before Receive, or after its end, or at a Switch's port that was unplugged
+	Dropped  uint64 // lost on arrival: before Watch, more than 64 before Receive, after its end, or at a Switch's port that was unplugged
 }
 
 // Stats is a snapshot of the counters.
@@ -53,8 +53,12 @@ func (d *Device) Features() link.Features {
 	return link.Features{Takes: d.offloads, Gives: d.offloads, Lends: true}
 }
 
-// Watch tells fn when the carrier goes and comes. See link.Device.
-func (d *Device) Watch(fn func(up bool)) { d.carrier.Watch(fn) }
+// Watch tells fn when the carrier goes and comes; from now on, frames that arrive before
+// Receive are kept for it. See link.Device.
+func (d *Device) Watch(fn func(up bool)) {
+	d.in.await()
+	d.carrier.Watch(fn)
+}
 
 // SetUp plugs the cable in or out: at both ends, whichever of a Pair it is called
 // on; at its own port of a Switch. Of a closed device it changes nothing.
@@ -127,8 +131,9 @@ func (d *Device) Close() error {
 	return nil
 }
 
-// maxHeld is how many frames wait for Receive. Two hosts that start at one time would
-// lose their first questions otherwise, and ask again only after a second.
+// maxHeld is how many frames wait for Receive, from when somebody has begun to watch. A
+// host that asks its first question as soon as the carrier is there would lose the answer
+// otherwise, and ask again only after a second. What came before is not for it.
 const maxHeld = 64
 
 // inlet is where frames enter a device: the deliver function, if any, and who is in
@@ -136,6 +141,7 @@ const maxHeld = 64
 type inlet struct {
 	mu       sync.Mutex
 	deliver  func([]link.Frame)
+	awaited  bool // Receive will be called
 	opened   bool
 	isclosed bool
 	held     []link.Frame
@@ -170,11 +176,17 @@ func (in *inlet) open(first, deliver func([]link.Frame)) error {
 	return nil
 }
 
+func (in *inlet) await() {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.awaited = true
+}
+
 // hold keeps copies of frames that came before Receive, and returns of how many.
 func (in *inlet) hold(frames []link.Frame) int {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	if in.isclosed {
+	if in.isclosed || !in.awaited {
 		return 0
 	}
 	n := min(len(frames), maxHeld-len(in.held))

@@ -8,10 +8,10 @@
 // several goroutines at once, and that it may Send in turn, down to where the
 // recursion ends.
 //
-// Up to 64 frames that reach a device before Receive are kept for it, as a network
-// card's queue does, so that it doesn't matter which of two hosts starts first. What
-// comes beyond these, or after Receive has ended, is lost as on a real cable: Send
-// reports success and [Stats] counts the loss. A cable that is unplugged ([Device.SetUp]) or
-// whose other end is closed has no carrier: both ends are told through Watch, and
-// Send returns link.ErrDown.
+// Up to 64 frames that reach a device between Watch and Receive are kept for the latter;
+// so a host that watches before it receives misses no answer to what it sends when the
+// carrier comes. What comes beyond these, before, or after Receive has ended, is lost as
+// on a real cable: Send reports success and [Stats] counts the loss. A cable that is
+// unplugged ([Device.SetUp]) or whose other end is closed has no carrier: both ends are
+// told through Watch, and Send returns link.ErrDown.
 package memlink
