@@ -167,7 +167,7 @@ func TestParseServer(t *testing.T) {
 		{"[[::1]]:25", "", 0},
 	}
 	for _, tt := range tests {
-		got, err := parseServer(tt.in)
+		got, err := parseServer(tt.in, defaultPort)
 		if (err == nil) != (tt.want != "") || err == nil && (got.address() != tt.want || got.headroom() != tt.headroom) {
 			t.Errorf("parseServer(%q) = %v, %v; want %q", tt.in, got, err, tt.want)
 		}

@@ -2,6 +2,7 @@ package smtpclient
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -17,6 +18,7 @@ import (
 type Client struct {
 	cfg    Config
 	server server
+	tls    *tls.Config
 	stages sync.Pool // of *stage
 }
 
@@ -30,7 +32,8 @@ func New(cfg Config) (*Client, error) {
 	}
 	cfg.setDefaults()
 	c := &Client{cfg: cfg}
-	c.server, _ = parseServer(cfg.Server) // validate has seen it
+	c.server, _ = cfg.server() // validate has seen it
+	c.tls = cfg.TLS.forServer(c.server, cfg.Now)
 	c.stages.New = func() any { return new(stage) }
 	return c, nil
 }

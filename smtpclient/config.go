@@ -71,6 +71,7 @@ type Timeouts struct {
 	Connect   time.Duration // name, addresses, TCP handshake. Default: 30 s
 	Greeting  time.Duration // from the connection to the 220. Default: 5 min
 	Hello     time.Duration // EHLO or HELO and its reply. Default: 5 min
+	TLS       time.Duration // STARTTLS and its reply; and the handshake. Default: 2 min
 	Auth      time.Duration // each line of the exchange and its reply. Default: 5 min
 	Mail      time.Duration // MAIL and its reply. Default: 5 min
 	Rcpt      time.Duration // each RCPT and its reply. Default: 5 min
@@ -82,13 +83,14 @@ type Timeouts struct {
 
 // Uniform is Timeouts with d for every part, but no more than the default for Quit.
 func Uniform(d time.Duration) Timeouts {
-	return Timeouts{d, d, d, d, d, d, d, d, d, min(d, defaultTimeouts.Quit)}
+	return Timeouts{d, d, d, d, d, d, d, d, d, d, min(d, defaultTimeouts.Quit)}
 }
 
 var defaultTimeouts = Timeouts{
 	Connect:   30 * time.Second,
 	Greeting:  5 * time.Minute,
 	Hello:     5 * time.Minute,
+	TLS:       2 * time.Minute,
 	Auth:      5 * time.Minute,
 	Mail:      5 * time.Minute,
 	Rcpt:      5 * time.Minute,
@@ -99,13 +101,14 @@ var defaultTimeouts = Timeouts{
 }
 
 // fields returns pointers to all of t, in the order of the struct.
-func (t *Timeouts) fields() [10]*time.Duration {
-	return [...]*time.Duration{&t.Connect, &t.Greeting, &t.Hello, &t.Auth, &t.Mail,
-		&t.Rcpt, &t.Data, &t.DataBlock, &t.FinalDot, &t.Quit}
+func (t *Timeouts) fields() [11]*time.Duration {
+	return [...]*time.Duration{&t.Connect, &t.Greeting, &t.Hello, &t.TLS, &t.Auth,
+		&t.Mail, &t.Rcpt, &t.Data, &t.DataBlock, &t.FinalDot, &t.Quit}
 }
 
 const (
 	defaultPort          = "25"
+	defaultPortTLS       = "465" // RFC 8314 §3.3
 	defaultPacketTimeout = 2 * time.Second
 	maxCredential        = 4096 // so that the answer stays below RFC 4954's 12,288
 )
@@ -122,7 +125,7 @@ type Config struct {
 	Pool *packetpool.Pool
 
 	// Server is "host:port" or "host", where the host is a name or an IP address.
-	// Default port: 25. Required.
+	// Default port: 25, or 465 with TLSImplicit. Required.
 	Server string
 
 	// Domain is the name by which the client introduces itself: its host name, fully
@@ -134,6 +137,10 @@ type Config struct {
 	// of RFC 5321 §4.5.5; empty means that there is no default sender.
 	From string
 
+	// TLS says whether to encrypt, and whom to trust. Default: if the server offers
+	// it, and then only with a certificate that holds.
+	TLS TLSConfig
+
 	// Auth says whether and how to authenticate, with Username and Password. Default:
 	// AuthAuto.
 	Auth     Auth
@@ -141,7 +148,7 @@ type Config struct {
 	Password Secret // up to 4,096 bytes
 
 	// AllowPlaintextAuth permits sending the credentials over a link without TLS,
-	// where everybody on the way can read them.
+	// where everybody on the way can read them. Over TLS they are always permitted.
 	AllowPlaintextAuth bool
 
 	// AuthInitialResponse sends the answer of AUTH PLAIN with the command (RFC 4954
@@ -162,8 +169,9 @@ type Config struct {
 	// message, from the goroutine that called Send. Default: nobody.
 	Trace func(TraceEvent)
 
-	// Now and Rand are for the Date and Message-ID fields. Defaults: time.Now and
-	// crypto/rand.Reader. They are called by concurrent Sends.
+	// Now and Rand are for the Date and Message-ID fields, and Now for the dates of
+	// certificates. Defaults: time.Now and crypto/rand.Reader. They are called by
+	// concurrent Sends.
 	Now  func() time.Time
 	Rand io.Reader
 }
@@ -179,7 +187,7 @@ func (c *Config) validate() error {
 	} else if d, ok := c.Dialer.(interface{ TCPEnabled() bool }); ok && !d.TCPEnabled() {
 		fail("Dialer: %w; enable it before creating the client", ErrTCPNotEnabled)
 	}
-	server, err := parseServer(c.Server)
+	server, err := c.server()
 	if err != nil {
 		fail("Server: %w", err)
 	}
@@ -199,7 +207,7 @@ func (c *Config) validate() error {
 			fail("From: %w", err)
 		}
 	}
-	errs = append(errs, c.validateAuth(), c.validateTimes())
+	errs = append(errs, c.TLS.validate(), c.validateAuth(), c.validateTimes())
 	return errors.Join(errs...)
 }
 
@@ -281,7 +289,15 @@ type server struct {
 	host, port string
 }
 
-func parseServer(s string) (server, error) {
+// server takes Server apart.
+func (c *Config) server() (server, error) {
+	if c.TLS.Mode == TLSImplicit {
+		return parseServer(c.Server, defaultPortTLS)
+	}
+	return parseServer(c.Server, defaultPort)
+}
+
+func parseServer(s, defaultPort string) (server, error) {
 	if s == "" {
 		return server{}, errors.New(`it is required, as "host:port"`)
 	}

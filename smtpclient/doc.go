@@ -11,7 +11,9 @@
 //  2. Connect (Config.Dialer), with its packets if it can take them.
 //  3. Wait for the greeting, 220 (RFC 5321 §3.1).
 //  4. Introduce the client with EHLO, or with HELO if the server refuses that with
-//     500, 502, 504 or 550 (§3.2, §4.1.1.1).
+//     500, 502, 504 or 550 (§3.2, §4.1.1.1). If the server offers STARTTLS (RFC 3207),
+//     encrypt, verify its certificate, and begin this step again. With [TLSImplicit]
+//     that comes before step 3.
 //  5. Authenticate with PLAIN or LOGIN (RFC 4954, RFC 4616), if Config.Auth and the
 //     server agree on it, and only where the credentials may be seen.
 //  6. MAIL, with BODY=8BITMIME (RFC 6152) and MT-PRIORITY (RFC 6710) where offered.
@@ -37,6 +39,16 @@
 // broken: it sends nothing more, not even QUIT, because the next reply might belong to
 // an earlier command.
 //
+// # Encryption
+//
+// The zero value of [TLSConfig] encrypts where the server offers it, and then accepts
+// only a certificate that an authority of the system has issued for the server's name.
+// This keeps out who only listens. Who can change what is on the way can remove the
+// offer; against that there are [TLSRequireStartTLS] and [TLSImplicit], with which
+// neither credentials nor mail are ever sent in clear. What the server says in clear
+// counts for nothing once there is TLS, and clear text where TLS has to begin ends the
+// session ([ErrPlaintextAfterSTARTTLS]).
+//
 // # Memory
 //
 // Commands and message go through packets of Config.Pool. The client takes one packet,
@@ -47,7 +59,8 @@
 //
 // Beside the packets, a Send holds 60 KiB to read the body to, 4 KiB to read replies
 // to, the generated header, and the Receipt, of which each reply has at most 1 KiB of
-// text. The library copies the body's bytes twice: from the reader to those 60 KiB, and
+// text. TLS takes a buffer of 16 KiB, and what package crypto/tls needs; packets are
+// copied to its records then. The library copies the body's bytes twice: from the reader to those 60 KiB, and
 // from there to packets.
 //
 // # What the body becomes
@@ -66,7 +79,7 @@
 //
 // # What is not here
 //
-// TLS, other mechanisms than PLAIN and LOGIN, several mails on one connection,
+// Other mechanisms than PLAIN and LOGIN, several mails on one connection,
 // PIPELINING, CHUNKING, SIZE, DSN, addresses in UTF-8 (SMTPUTF8), attachments.
 //
 // # Server quirks that are tolerated

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"strings"
@@ -49,6 +50,23 @@ var (
 	// isn't encrypted, and Config.AllowPlaintextAuth is false.
 	ErrPlaintextAuth = errors.New("credentials would go in clear")
 
+	// ErrNoTLS is wrapped when encryption is demanded (TLSRequireStartTLS) and the
+	// server doesn't offer STARTTLS.
+	ErrNoTLS = errors.New("the server doesn't offer STARTTLS, and without it nothing is sent")
+
+	// ErrNotTLS is wrapped when a server that is to speak TLS at once (TLSImplicit)
+	// doesn't.
+	ErrNotTLS = errors.New("the server doesn't speak TLS from the first byte")
+
+	// ErrPlaintextAfterSTARTTLS is wrapped when something that isn't encrypted follows
+	// the reply to STARTTLS: somebody on the way may have put it there, to be taken for
+	// the server's (CVE-2011-0411). Nothing more is sent.
+	ErrPlaintextAfterSTARTTLS = errors.New("clear text after the reply to STARTTLS")
+
+	// ErrCertificate is wrapped when the server's certificate isn't one to trust. The
+	// error says which, and why.
+	ErrCertificate = errors.New("the server can't prove who it is")
+
 	// ErrTCPNotEnabled is wrapped by the error of New when the Dialer says that its
 	// TCP isn't enabled.
 	ErrTCPNotEnabled = errors.New("TCP is not enabled")
@@ -71,6 +89,7 @@ const (
 	StepGreeting Step = "greeting"
 	StepEHLO     Step = "EHLO"
 	StepHELO     Step = "HELO"
+	StepTLS      Step = "TLS" // STARTTLS and the handshake; with TLSImplicit before StepGreeting
 	StepAuth     Step = "AUTH"
 	StepMail     Step = "MAIL"
 	StepRcpt     Step = "RCPT"
@@ -126,14 +145,14 @@ func (e *Error) Unwrap() error { return e.Err }
 // Temporary reports whether the same mail may succeed later. What is permanent is a
 // 5xx reply, except 552 to RCPT, which RFC 5321 §4.5.3.1.10 takes for "too many
 // recipients", and a mail that can't be sent as it is. To lose a connection says
-// nothing about the mail.
+// nothing about the mail, and no more does anything about TLS.
 func (e *Error) Temporary() bool {
 	for _, permanent := range []error{ErrAddress, ErrSubject, ErrPriority, ErrNo8BitMIME, ErrPlaintextAuth} {
 		if errors.Is(e.Err, permanent) {
 			return false
 		}
 	}
-	return e.Code/100 != 5 || e.Step == StepRcpt && e.Code == 552
+	return e.Code/100 != 5 || e.Step == StepRcpt && e.Code == 552 || e.Step == StepTLS
 }
 
 // MarshalJSON renders e for programs.
@@ -170,6 +189,8 @@ func (e *Error) replyHint() string {
 	switch {
 	case e.Code == 421:
 		return "the server is closing; try again later"
+	case e.Step == StepTLS:
+		return "without TLS nothing is sent; try again later, or ask whoever runs the server"
 	case e.Step == StepAuth && (e.Code == 535 || e.Code == 534):
 		return "check user name, password and mechanism"
 	case e.Code == 530 || e.Code == 538:
@@ -188,16 +209,43 @@ func (e *Error) linkHint() string {
 		return ""
 	case e.Step == StepConnect:
 		return "check the address and port, and that the server is up and reachable"
-	case e.Step == StepGreeting && isTimeout(e.Err):
-		return "a server that expects TLS at once, as on port 465, stays silent too"
+	case e.Step == StepTLS:
+		return e.tlsHint()
+	case e.Step == StepGreeting && (isTimeout(e.Err) || errors.Is(e.Err, io.ErrUnexpectedEOF)):
+		return "a server that expects TLS at once, as on port 465, doesn't greet either: then use TLS mode implicit"
+	case isTLSAlert(e.Err):
+		return "the server has ended TLS; it may want a client certificate, or another one"
 	case isTimeout(e.Err):
 		return "the server or the way to it is too slow; try again later, or raise Config.Timeouts"
 	case errors.Is(e.Err, ErrBadReply), errors.Is(e.Err, ErrReplyTooLong):
-		return "check that an SMTP server listens there, and speaks without TLS"
+		return "check that an SMTP server listens there; if it speaks TLS from the first byte, use TLS mode implicit"
 	case errors.Is(e.Err, ErrUnexpectedReply):
 		return "the server doesn't follow RFC 5321; look at the trace"
 	}
 	return "try again later; the server's log may have the reason"
+}
+
+// tlsHint is hint for StepTLS.
+func (e *Error) tlsHint() string {
+	switch {
+	case errors.Is(e.Err, ErrNotTLS):
+		return "this port, as 25 and 587 do, wants STARTTLS: use TLS mode require-starttls, or connect to port 465"
+	case errors.Is(e.Err, ErrPlaintextAfterSTARTTLS):
+		return "somebody on the way may be tampering; nothing more was sent"
+	case errors.Is(e.Err, ErrNoTLS):
+		return "ask whoever runs the server; somebody on the way may have removed the offer"
+	case errors.Is(e.Err, ErrCertificate):
+		return "" // the error says it
+	case isTimeout(e.Err):
+		return "the server or the way to it is too slow; try again later, or raise Config.Timeouts.TLS"
+	}
+	return "check that the server speaks TLS on this port, in a version and with ciphers of today"
+}
+
+// isTLSAlert reports whether err is the other side's reason to end TLS.
+func isTLSAlert(err error) bool {
+	oe, ok := errors.AsType[*net.OpError](err)
+	return ok && oe.Op == "remote error"
 }
 
 // isTimeout reports whether err is that of a deadline that passed.

@@ -183,6 +183,7 @@ func serve(t testing.TB, dialogues ...string) *smtptest.Listener {
 		if err != nil {
 			t.Fatal(err)
 		}
+		p.TLS = testTLS()
 		parsed = append(parsed, p)
 	}
 	l := smtptest.Listen()

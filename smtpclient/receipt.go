@@ -88,6 +88,7 @@ type Receipt struct {
 	Local      string      `json:"local,omitempty"`
 	Remote     string      `json:"remote,omitempty"` // the address that was connected to
 	Extensions []string    `json:"extensions"`       // the server's EHLO lines
+	TLS        *TLSInfo    `json:"tls,omitempty"`    // nil if the connection wasn't encrypted
 	Auth       string      `json:"auth,omitempty"`   // the mechanism used
 	LeftOut    []string    `json:"left_out"`         // what was wanted and not done, and why
 	Exchanges  []Exchange  `json:"exchanges"`        // every reply, in order

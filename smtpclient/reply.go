@@ -151,7 +151,7 @@ func (r *replyReader) quote(b []byte) string {
 
 // brokenOff completes the error of a reply that has no end.
 func (r *replyReader) brokenOff(err error, reply rawReply) error {
-	if err != io.EOF {
+	if !isEnd(err) {
 		return err
 	}
 	const closed = "the server closed the connection"
@@ -163,6 +163,10 @@ func (r *replyReader) brokenOff(err error, reply rawReply) error {
 	}
 	return fmt.Errorf("%s instead of answering: %w", closed, io.ErrUnexpectedEOF)
 }
+
+// isEnd reports whether err is that of a Read from a connection that the server has
+// closed, under TLS also without saying so.
+func isEnd(err error) bool { return err == io.EOF || err == io.ErrUnexpectedEOF }
 
 // line returns the next line without its CRLF, valid until the next call.
 func (r *replyReader) line() ([]byte, error) {

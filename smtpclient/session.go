@@ -50,7 +50,7 @@ func (s *session) run(ctx context.Context, m *Mail) error {
 
 // begin does all that comes before a mail. close is due after it.
 func (s *session) begin() error {
-	for _, step := range []func() error{s.connect, s.greeting, s.hello, s.authenticate} {
+	for _, step := range []func() error{s.connect, s.implicitTLS, s.greeting, s.hello, s.startTLS, s.authenticate} {
 		if err := step(); err != nil {
 			return err
 		}
@@ -112,6 +112,7 @@ func (s *session) greeting() error {
 // hello introduces the client, with HELO to a server that doesn't know EHLO (RFC 5321
 // §3.2).
 func (s *session) hello() error {
+	s.ext, s.receipt.Extensions = extensions{}, []string{}
 	r, err := s.say(StepEHLO, s.cfg.Timeouts.Hello, "EHLO "+s.name)
 	if err != nil {
 		return err
@@ -151,7 +152,7 @@ func (s *session) authenticate() error {
 		return nil
 	}
 	if !s.cfg.AllowPlaintextAuth && !isEncrypted(s.wire.conn) {
-		return s.fail(StepAuth, fmt.Errorf("%w: the link isn't encrypted; if everybody on the way may read them, set Config.AllowPlaintextAuth, else set Config.Auth to AuthNone",
+		return s.fail(StepAuth, fmt.Errorf("%w: the link isn't encrypted; use TLS, or if everybody on the way may read them, set Config.AllowPlaintextAuth, or else set Config.Auth to AuthNone",
 			ErrPlaintextAuth))
 	}
 	if err := s.exchange(mechanism, newSASL(mechanism, s.cfg.Username, s.cfg.Password)); err != nil {
@@ -386,7 +387,7 @@ func (s *session) interrupted(err error) error {
 	switch {
 	case err == nil:
 		err = fmt.Errorf("%w: an answer before the end of the message", ErrUnexpectedReply)
-	case err == io.EOF:
+	case isEnd(err):
 		err = fmt.Errorf("the server closed the connection in the middle of the message: %w", io.ErrUnexpectedEOF)
 	}
 	return s.fail(StepMessage, err)

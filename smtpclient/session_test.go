@@ -2,6 +2,7 @@ package smtpclient_test
 
 import (
 	"bufio"
+	"fmt"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -20,7 +21,7 @@ import (
 //	-- mail --     and for the mail
 //	-- body --     its text
 //	-- want --     the outcomes; "error" with words that the error has to hold;
-//	               "auth", "left-out", "packets-of" see check
+//	               "auth", "tls", "left-out" see checkWanted
 //	-- message --  what the server has to have got, LF for CRLF
 //
 // All that is left out has a default, and nothing is checked of what isn't wanted.
@@ -49,9 +50,11 @@ func runSession(t *testing.T, file string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	dialogue.TLS = testTLS()
 	l := smtptest.Listen()
 	server := smtptest.Serve(l, dialogue)
 	cfg := testConfig(t, l)
+	cfg.TLS.RootCAs = testCA().Roots()
 	cfg.Trace = func(e smtpclient.TraceEvent) { t.Log(e) }
 	eachLine(files["config"], func(name, value string) { configure(t, &cfg, name, value) })
 	m := smtpclient.Mail{Raw: files["mail"] == "", Body: strings.NewReader(files["body"])}
@@ -98,6 +101,10 @@ func configure(t *testing.T, cfg *smtpclient.Config, name, value string) {
 		cfg.AuthInitialResponse = true
 	case "domain":
 		cfg.Domain = value
+	case "tls":
+		cfg.TLS.Mode = tlsMode(t, value)
+	case "tls-name":
+		cfg.TLS.ServerName = value
 	default:
 		t.Fatalf("config: %q", name)
 	}
@@ -131,6 +138,10 @@ func checkWanted(t *testing.T, want string, r smtpclient.Receipt, err error) {
 		case "auth":
 			if r.Auth != value {
 				t.Errorf("authenticated with %q, want %q", r.Auth, value)
+			}
+		case "tls":
+			if got := fmt.Sprint(r.TLS); !strings.Contains(got, value) {
+				t.Errorf("TLS %q, want %q", got, value)
 			}
 		case "left-out":
 			if got := strings.Join(r.LeftOut, ", "); got != value {

@@ -1,7 +1,9 @@
 package smtpclient
 
 import (
+	"bufio"
 	"context"
+	"crypto/tls"
 	"fmt"
 	"net"
 	"sync"
@@ -29,7 +31,9 @@ type packetSender interface {
 type wire struct {
 	ctx    context.Context
 	conn   net.Conn
-	sender packetSender // conn, if it is one
+	raw    net.Conn      // conn, or what is below its TLS
+	sender packetSender  // conn, if it is one
+	record *bufio.Writer // to conn, if it is encrypted: makes large records of packets
 	in     replyReader
 	out    packetWriter
 	pieces net.Buffers // of the packet in sendPacket, to be reused
@@ -42,7 +46,7 @@ type wire struct {
 
 // newWire makes a wire of conn. It is to be closed.
 func newWire(ctx context.Context, cfg *Config, room int, conn net.Conn) *wire {
-	w := &wire{ctx: ctx, conn: conn}
+	w := &wire{ctx: ctx, conn: conn, raw: conn}
 	w.sender, _ = conn.(packetSender)
 	w.in.r = conn
 	w.out = packetWriter{ctx: ctx, cfg: cfg, room: room, send: w.sendPacket}
@@ -58,6 +62,18 @@ func newWire(ctx context.Context, cfg *Config, room int, conn net.Conn) *wire {
 	}
 	return w
 }
+
+// upgrade puts conn, which is encrypted, in the place of the connection below it.
+// Packets can't go as they are any more.
+func (w *wire) upgrade(conn *tls.Conn) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.conn, w.sender, w.in.r = conn, nil, conn
+	w.record = bufio.NewWriterSize(conn, maxRecord)
+}
+
+// maxRecord is how much a TLS record carries (RFC 8446 §5.1), in bytes.
+const maxRecord = 16 << 10
 
 // stop ends every wait, now and later.
 func (w *wire) stop() {
@@ -83,10 +99,14 @@ func (w *wire) begin(limit time.Duration) error {
 func (w *wire) close(failed bool) {
 	w.out.drop()
 	w.unhook()
-	if l, ok := w.conn.(interface{ SetLinger(int) error }); ok && failed {
+	if !failed {
+		_ = w.conn.Close() // what was to be known about the connection is known
+		return
+	}
+	if l, ok := w.raw.(interface{ SetLinger(int) error }); ok {
 		_ = l.SetLinger(0)
 	}
-	_ = w.conn.Close() // what was to be known about the connection is known
+	_ = w.raw.Close() // without the farewell of TLS, which could take seconds
 }
 
 // sendPacket sends pkt and owns it, whatever the outcome.
@@ -99,6 +119,9 @@ func (w *wire) sendPacket(pkt *packetpool.Packet) error {
 		return w.explain(err)
 	}
 	defer pkt.Release()
+	if w.record != nil {
+		return w.explain(w.sendRecords(pkt))
+	}
 	pieces := w.pieces[:0]
 	for b := range pkt.Segments() {
 		pieces = append(pieces, b)
@@ -107,6 +130,16 @@ func (w *wire) sendPacket(pkt *packetpool.Packet) error {
 	_, err := w.pieces.WriteTo(w.conn)
 	w.pieces = pieces // WriteTo moves on to the slice's end
 	return w.explain(err)
+}
+
+// sendRecords sends pkt encrypted.
+func (w *wire) sendRecords(pkt *packetpool.Packet) error {
+	for b := range pkt.Segments() {
+		if _, err := w.record.Write(b); err != nil {
+			return err
+		}
+	}
+	return w.record.Flush()
 }
 
 // readReply reads a reply within the time of the step.

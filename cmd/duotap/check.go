@@ -145,6 +145,10 @@ func describe(r *smtpclient.Receipt, step smtpclient.Step) string {
 		return fmt.Sprintf("TCP connection from %s to %s", r.Local, r.Remote)
 	case smtpclient.StepAuth:
 		return "authenticated with " + r.Auth
+	case smtpclient.StepTLS:
+		if r.TLS != nil {
+			return r.TLS.String()
+		}
 	case smtpclient.StepEHLO:
 		return "offers " + strings.Join(r.Extensions, ", ")
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -14,7 +15,11 @@ import (
 
 // serverFlags say which server, and how to authenticate.
 type serverFlags struct {
-	Server             string        `required:"" help:"The SMTP server: an address, or a name with --dns. Default port: 25." placeholder:"HOST:PORT"`
+	Server             string        `required:"" help:"The SMTP server: an address, or a name with --dns. Default port: 25, or 465 with --tls implicit." placeholder:"HOST:PORT"`
+	TLS                string        `name:"tls" enum:"none,starttls,require-starttls,implicit" default:"starttls" help:"When to encrypt (${enum}); starttls: if the server offers it, then with a valid certificate only." placeholder:"MODE"`
+	TLSCA              string        `name:"tls-ca" type:"existingfile" help:"Authorities to trust, in PEM, in place of the system's." placeholder:"FILE"`
+	TLSName            string        `name:"tls-name" help:"Name that the certificate has to be for. Default: the server's." placeholder:"NAME"`
+	TLSInsecure        bool          `name:"tls-insecure" help:"Accept every certificate; then everybody on the way can pose as the server."`
 	Auth               string        `enum:"auto,none,plain,login" default:"auto" help:"How to authenticate (${enum}); auto: if there are credentials and the server asks."`
 	User               string        `help:"User name."`
 	PasswordFile       string        `type:"existingfile" help:"File with the password in its first line." placeholder:"FILE"`
@@ -44,10 +49,13 @@ func (f *serverFlags) client(p *program, d smtpclient.Dialer, from string) (*smt
 			cfg.Auth = a
 		}
 	}
+	var err error
+	if cfg.TLS, err = f.tls(); err != nil {
+		return nil, nil, err
+	}
 	if f.Trace {
 		cfg.Trace = smtpclient.TraceTo(p.stderr)
 	}
-	var err error
 	if cfg.Password, err = readPassword(f.PasswordFile); err != nil {
 		return nil, nil, err
 	}
@@ -61,6 +69,33 @@ func (f *serverFlags) client(p *program, d smtpclient.Dialer, from string) (*smt
 		return nil, nil, &exitError{code: configExitCode(err), err: err}
 	}
 	return c, pool, nil
+}
+
+// tls is what the flags say about encryption.
+func (f *serverFlags) tls() (smtpclient.TLSConfig, error) {
+	cfg := smtpclient.TLSConfig{ServerName: f.TLSName, InsecureSkipVerify: f.TLSInsecure}
+	for m := smtpclient.TLSStartTLS; m <= smtpclient.TLSImplicit; m++ {
+		if m.String() == f.TLS {
+			cfg.Mode = m
+		}
+	}
+	switch {
+	case cfg.Mode == smtpclient.TLSNone && (f.TLSCA != "" || f.TLSName != "" || f.TLSInsecure):
+		return cfg, usageError(errors.New("--tls none has no use for --tls-ca, --tls-name and --tls-insecure; leave them out"))
+	case f.TLSInsecure && (f.TLSCA != "" || f.TLSName != ""):
+		return cfg, usageError(errors.New("--tls-insecure accepts every certificate, so --tls-ca and --tls-name have no use; leave one out"))
+	case f.TLSCA == "":
+		return cfg, nil
+	}
+	pem, err := os.ReadFile(f.TLSCA)
+	if err != nil {
+		return cfg, fmt.Errorf("--tls-ca: %w", err)
+	}
+	cfg.RootCAs = x509.NewCertPool()
+	if !cfg.RootCAs.AppendCertsFromPEM(pem) {
+		return cfg, &exitError{code: exitConfig, err: fmt.Errorf("--tls-ca %s holds no certificate in PEM", f.TLSCA)}
+	}
+	return cfg, nil
 }
 
 // configExitCode tells an address that can't be sent to from a bad configuration.

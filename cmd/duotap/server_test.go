@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -22,6 +23,8 @@ type mailServer struct {
 	mails []storedMail
 
 	user, password string // demanded if set
+
+	tls *tls.Config // for STARTTLS, and then demanded before AUTH; nil for none
 }
 
 // storedMail is a message as the server's application sees it.
@@ -50,7 +53,8 @@ func serveMail(t *testing.T, l net.Listener, s *mailServer) *mailServer {
 	server := smtp.NewServer(smtp.BackendFunc(func(*smtp.Conn) (smtp.Session, error) { return &mailSession{server: s}, nil }))
 	server.Domain = "mx.example"
 	server.ReadTimeout = runLimit
-	server.AllowInsecureAuth = true
+	server.AllowInsecureAuth = s.tls == nil
+	server.TLSConfig = s.tls
 	server.MaxLineLength = 1 << 20
 	var serving sync.WaitGroup
 	serving.Go(func() { _ = server.Serve(l) }) // ended by Close

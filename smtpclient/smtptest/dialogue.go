@@ -3,6 +3,7 @@ package smtptest
 import (
 	"bufio"
 	"bytes"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -24,6 +25,8 @@ import (
 //	C~ regexp      expect a line that the whole regular expression matches
 //	C.             expect a message, up to its final dot, and keep it
 //	C$             expect the end of the connection, and nothing before it
+//	! tls          make a TLS handshake, and go on encrypted
+//	! tls refused  make a TLS handshake that the client breaks off
 //	! split n      from here on, send n bytes at a time, and each after the last was
 //	               read, if the connection is a Conn; 0 ends that
 //	! sleep d      wait, a Go duration
@@ -37,6 +40,9 @@ import (
 // Empty lines and lines that begin with # mean nothing. At its end the connection is
 // closed.
 type Dialogue struct {
+	// TLS is the server's configuration for "! tls", without which that fails.
+	TLS *tls.Config
+
 	lines []line
 }
 
@@ -92,6 +98,10 @@ func (l line) check() error {
 	case "sleep", "quiet":
 		_, err = time.ParseDuration(l.text)
 	case "S:", "C:":
+	case "tls":
+		if l.text != "" && l.text != "refused" {
+			err = errors.New("refused or nothing may follow")
+		}
 	case "C.", "C$", "silent", "stall", "close", "reset":
 		if l.text != "" {
 			err = errors.New("nothing may follow")
@@ -122,7 +132,7 @@ func (d *Dialogue) Run(conn net.Conn) (message []byte, err error) {
 // run is Run that stalls until stop is closed.
 func (d *Dialogue) run(conn net.Conn, stop <-chan struct{}) (message []byte, err error) {
 	defer conn.Close()
-	s := speaker{conn: conn, in: bufio.NewReaderSize(conn, 64<<10), stop: stop}
+	s := speaker{conn: conn, raw: conn, tls: d.TLS, in: bufio.NewReaderSize(conn, 64<<10), stop: stop}
 	for _, l := range d.lines {
 		err := s.speak(l)
 		switch {
@@ -141,6 +151,8 @@ var errOver = errors.New("the dialogue is over")
 // speaker runs one dialogue.
 type speaker struct {
 	conn    net.Conn
+	raw     net.Conn // conn, or what is below its TLS
+	tls     *tls.Config
 	in      *bufio.Reader
 	split   int
 	message []byte
@@ -186,6 +198,8 @@ func (s *speaker) direct(l line) error {
 		n, _ := strconv.Atoi(l.text)
 		_, err := s.in.Discard(n)
 		return err
+	case "tls":
+		return s.handshake(l.text == "refused")
 	case "silent":
 		_, _ = io.Copy(io.Discard, s.in)
 		return errOver
@@ -200,6 +214,36 @@ func (s *speaker) direct(l line) error {
 	return nil
 }
 
+// handshake goes on encrypted, unless the client is to refuse that.
+func (s *speaker) handshake(refused bool) error {
+	if s.tls == nil {
+		return errors.New("! tls needs Dialogue.TLS")
+	}
+	conn := tls.Server(behind{s.conn, s.in}, s.tls)
+	err := conn.Handshake()
+	if err == nil && refused { // a client of TLS 1.3 says so afterwards
+		_, err = conn.Read(make([]byte, 1))
+	}
+	switch {
+	case refused && err != nil:
+		return errOver
+	case refused:
+		return errors.New("the client went on after the handshake")
+	case err != nil:
+		return fmt.Errorf("handshake: %w", err)
+	}
+	s.conn, s.in = conn, bufio.NewReaderSize(conn, 64<<10)
+	return nil
+}
+
+// behind is a connection of which in has read something already.
+type behind struct {
+	net.Conn
+	in *bufio.Reader
+}
+
+func (b behind) Read(p []byte) (int, error) { return b.in.Read(p) }
+
 // send sends text, in pieces if that was ordered.
 func (s *speaker) send(text string) error {
 	size := s.split
@@ -211,7 +255,7 @@ func (s *speaker) send(text string) error {
 		if _, err := io.WriteString(s.conn, text[:n]); err != nil {
 			return fmt.Errorf("send %.80q: %w", text, err)
 		}
-		if c, ok := s.conn.(*Conn); ok && s.split > 0 {
+		if c, ok := s.raw.(*Conn); ok && s.split > 0 {
 			c.Drain()
 		}
 		text = text[n:]
@@ -256,7 +300,7 @@ func (s *speaker) expectQuiet(d time.Duration) error {
 // stall waits for the end of the connection without reading what the client sends, and
 // so without noticing its end on a connection that isn't a Conn.
 func (s *speaker) stall() error {
-	if c, ok := s.conn.(*Conn); ok {
+	if c, ok := s.raw.(*Conn); ok {
 		c.in.waitEnd()
 		return errOver
 	}
@@ -277,7 +321,7 @@ func (f *flow) waitEnd() {
 }
 
 func (s *speaker) reset() {
-	switch c := s.conn.(type) {
+	switch c := s.raw.(type) {
 	case interface{ Reset() }:
 		c.Reset()
 	case interface{ SetLinger(int) error }:
