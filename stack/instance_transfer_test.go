@@ -80,7 +80,7 @@ func coupleChecked(t *testing.T, s services, cable memlink.Config) (alice, bob *
 func TestTransfer(t *testing.T) {
 	size := 64 << 20
 	if racing {
-		size = 8 << 20
+		size = 3 << 20
 	}
 	for name, cable := range map[string]memlink.Config{"plain": {}, "checksums": {Offloads: link.Checksum}, "super-frames": fullOffload} {
 		t.Run(name, func(t *testing.T) {
@@ -107,7 +107,7 @@ func TestBothDirectionsAtOnce(t *testing.T) {
 		from, to *stack.Instance
 		addr     netip.Addr
 	}{{alice, bob, bob4.Addr()}, {bob, alice, alice4.Addr()}, {alice, bob, bob6.Addr()}, {bob, alice, alice6.Addr()}} {
-		wg.Go(func() { sendBytes(t, c.from, c.to, c.addr, 2<<20) })
+		wg.Go(func() { sendBytes(t, c.from, c.to, c.addr, 1<<20) })
 	}
 	wg.Wait()
 }
@@ -266,4 +266,75 @@ func TestSeed(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestSmallRingPackets: what is received passes through the packets of the pool, many to a frame.
+func TestSmallRingPackets(t *testing.T) {
+	for _, payload := range []int{64, 1000, 1514, 40000} {
+		for name, cable := range map[string]memlink.Config{"plain": {}, "super-frames": fullOffload} {
+			t.Run(fmt.Sprint(name, ", packets of ", payload), func(t *testing.T) {
+				t.Parallel()
+				a, b, err := memlink.New(cable)
+				must(t, err)
+				cfg := aliceOn(0, ringDevice{a, t})
+				cfg.Pool = packets(t, 2*link.MaxSuperFrame/payload+10, payload)
+				alice, bob := launch(t, withTCP|withICMP, cfg), launch(t, withTCP|withICMP, bobOn(0, b))
+				if s := cfg.Pool.Stats(); s.Free == s.Total {
+					t.Error("the pool isn't used")
+				}
+				sendBytes(t, bob, alice, alice4.Addr(), 1<<18)
+				sendBytes(t, alice, bob, bob4.Addr(), 1<<18)
+				if _, err := bob.Ping(patient(t), alice4.Addr(), 5000); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+	}
+}
+
+// ringDevice receives into the ring that it is given, one slot after the other, as a device
+// of the kernel does.
+type ringDevice struct {
+	link.Device
+	t *testing.T
+}
+
+func (d ringDevice) Features() link.Features {
+	f := d.Device.Features()
+	f.Lends = false
+	return f
+}
+
+func (d ringDevice) Receive(ring link.Ring, deliver func([]link.Frame)) error {
+	queue := make(chan frame, 1<<14)
+	ended := background(func() error {
+		defer close(queue)
+		return d.Device.Receive(nil, func(frames []link.Frame) {
+			for k := range frames {
+				select {
+				case queue <- frame{linktest.Bytes(&frames[k]), frames[k].Offload}:
+				default: // lost, as when a kernel's queue is full
+				}
+			}
+		})
+	})
+	slot := 0
+	for f := range queue {
+		data := d.fill(ring[slot%len(ring)], f.bytes)
+		slot++
+		deliver([]link.Frame{{Data: data, Offload: f.offload}})
+	}
+	return <-ended
+}
+
+// fill copies a frame into a slot, and returns the pieces of it that are used.
+func (d ringDevice) fill(slot [][]byte, b []byte) (data [][]byte) {
+	for _, piece := range slot {
+		n := copy(piece, b)
+		data, b = append(data, piece[:n]), b[n:]
+	}
+	if len(b) > 0 {
+		d.t.Errorf("a frame is %d bytes too long for its slot", len(b))
+	}
+	return data
 }
