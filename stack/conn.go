@@ -67,7 +67,7 @@ func (c *conn) SetWriteBuffer(bytes int) error {
 // set sets an option, unless the connection is closed.
 func (c *conn) set(option func()) error {
 	if c.s.over.Load() {
-		return c.s.setError(net.ErrClosed)
+		return c.s.setError(c.s.overError())
 	}
 	option()
 	return nil

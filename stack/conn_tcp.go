@@ -99,7 +99,7 @@ func (c *TCPConn) Read(b []byte) (int, error) {
 func (c *TCPConn) read(b []byte) (int, error) {
 	if len(b) == 0 {
 		if c.s.over.Load() {
-			return 0, net.ErrClosed
+			return 0, c.s.overError()
 		}
 		return 0, nil
 	}
@@ -274,7 +274,7 @@ func (c *TCPConn) CloseWrite() error {
 }
 
 func (c *TCPConn) shutdown(half func() tcpip.Error) error {
-	err := net.ErrClosed
+	err := c.s.overError()
 	if !c.s.over.Load() {
 		var terr tcpip.Error = &tcpip.ErrNotConnected{}
 		if connected(c.s.ep) {
@@ -349,7 +349,7 @@ func (c *TCPConn) setKeepAliveIdle(d time.Duration) {
 
 func (c *TCPConn) setOption(option func()) error {
 	if c.s.over.Load() {
-		return c.s.opError("set", net.ErrClosed)
+		return c.s.opError("set", c.s.overError())
 	}
 	option()
 	return nil

@@ -188,6 +188,40 @@ func TestDeviceFails(t *testing.T) {
 	wantErr(t, "Dial", err, syscall.ENETUNREACH)
 }
 
+// TestDeviceRemoved: connections over a device that is gone end at once, and say why.
+func TestDeviceRemoved(t *testing.T) {
+	a, b, err := memlink.New(memlink.Config{})
+	must(t, err)
+	dev := &removedDevice{a, make(chan error, 1)}
+	alice, bob := launch(t, withTCP, aliceOn(withTCP, dev)), launch(t, withTCP, bobOn(withTCP, b))
+	c, _ := connect(t, alice, bob, bob4.Addr())
+	l, err := alice.Listen("tcp", ":0")
+	must(t, err)
+	read := background(func() error { _, err := c.Read(make([]byte, 1)); return err })
+	dev.failure <- fmt.Errorf("reading from eth0: %w", link.ErrRemoved)
+	must(t, a.Close())
+	wantErr(t, "Read", receive(t, "Read", read), link.ErrRemoved, `link "eth0"`)
+	_, err = c.Write([]byte("x"))
+	wantErr(t, "Write", err, link.ErrRemoved)
+	must(t, c.Close())
+	_, err = c.Write([]byte("x"))
+	wantErr(t, "Write after Close", err, net.ErrClosed)
+	must(t, l.Close())
+}
+
+// removedDevice is a device whose Receive ends with an error that the test says.
+type removedDevice struct {
+	link.Device
+	failure chan error
+}
+
+func (d *removedDevice) Receive(ring link.Ring, deliver func([]link.Frame)) error {
+	if err := d.Device.Receive(ring, deliver); len(d.failure) == 0 {
+		return err
+	}
+	return <-d.failure
+}
+
 type failingDevice struct {
 	*station
 	failure chan error
@@ -256,8 +290,8 @@ func TestForwarding(t *testing.T) {
 				}
 			})
 			for _, addr := range []string{carolFar, carolSix} {
-				sendBytes(t, n.alice, n.carol, netip.MustParseAddr(addr), 1<<18)
-				sendBytes(t, n.carol, n.alice, map[string]netip.Addr{carolFar: alice4.Addr(), carolSix: alice6.Addr()}[addr], 1<<18)
+				sendBytes(t, n.alice, n.carol, netip.MustParseAddr(addr), 1<<16)
+				sendBytes(t, n.carol, n.alice, map[string]netip.Addr{carolFar: alice4.Addr(), carolSix: alice6.Addr()}[addr], 1<<16)
 				if _, err := n.alice.Ping(patient(t), netip.MustParseAddr(addr), 1400); err != nil { // the router itself has no ICMP
 					t.Error(err)
 				}

@@ -184,6 +184,7 @@ func (l *netLink) receive() {
 	if !errors.Is(err, net.ErrClosed) {
 		l.stateChanged(false)
 		l.i.log.Error("link has stopped receiving", "link", l.name, "error", err)
+		l.i.sockets.lose(l.ownsAny, fmt.Errorf("link %q has failed: %w", l.name, err))
 	}
 }
 
@@ -300,6 +301,9 @@ func (l *netLink) checkAdvertisement(icmp []byte, sender tcpip.LinkAddress) {
 		l.i.addrs.conflict(l, claimed, sender)
 	}
 }
+
+// ownsAny is owns with the link-local address that we made.
+func (l *netLink) ownsAny(a netip.Addr) bool { return l.owns(a) || a == l.linkLocal().Addr() }
 
 func (l *netLink) owns(a netip.Addr) bool {
 	for _, p := range l.cfg.Addresses {

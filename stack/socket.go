@@ -1,8 +1,11 @@
 package stack
 
 import (
+	"maps"
 	"net"
+	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -27,8 +30,9 @@ type socket struct {
 
 	in, out direction
 
-	over     atomic.Bool // closed, by its user or with the instance
-	released atomic.Bool // Close has been called
+	over     atomic.Bool           // closed, by its user or with the instance, or lost with its link
+	lost     atomic.Pointer[error] // why it is lost; nil otherwise
+	released atomic.Bool           // Close has been called
 }
 
 // newSocket opens a socket over ep. It fails if the instance has been closed since it
@@ -78,7 +82,7 @@ func (s *socket) wait(d *direction) error {
 func (s *socket) usable(d *direction) error {
 	switch {
 	case s.over.Load():
-		return net.ErrClosed
+		return s.overError()
 	case d.late.Load():
 		return os.ErrDeadlineExceeded
 	default:
@@ -90,9 +94,24 @@ func (s *socket) usable(d *direction) error {
 // into net.ErrClosed if it came from closing the socket.
 func (s *socket) failed(call string, terr tcpip.Error) error {
 	if s.over.Load() {
-		return net.ErrClosed
+		return s.overError()
 	}
 	return syscallError(call, terr)
+}
+
+// overError is why calls fail once the socket is over.
+func (s *socket) overError() error {
+	if err := s.lost.Load(); err != nil && !s.released.Load() {
+		return *err
+	}
+	return net.ErrClosed
+}
+
+// lose ends the socket because its link is gone for good. Without this, a connection would
+// retransmit until it gives up, and say no more than that it has.
+func (s *socket) lose(err error) {
+	s.lost.Store(&err)
+	s.abort()
 }
 
 // close closes the socket for its user. What is still to be sent is sent in the
@@ -142,7 +161,7 @@ func (s *socket) setError(err error) error {
 func (s *socket) setDeadline(t time.Time, directions ...*direction) error {
 	for _, d := range directions {
 		if !d.setDeadline(t) {
-			return net.ErrClosed
+			return s.overError()
 		}
 	}
 	return nil
@@ -260,6 +279,29 @@ func (t *socketTable) remove(s *socket) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.open, s)
+}
+
+// lose ends the connections whose own address is one of those that owns knows.
+func (t *socketTable) lose(owns func(netip.Addr) bool, err error) {
+	t.mu.Lock()
+	open := slices.Collect(maps.Keys(t.open))
+	t.mu.Unlock()
+	for _, s := range open {
+		if a, ok := s.source(); ok && owns(a) {
+			s.lose(err)
+		}
+	}
+}
+
+// source is the address that a connection's packets come from; ok is false for what isn't
+// connected. It asks the endpoint, because the socket may be in a dial that knows it only
+// later.
+func (s *socket) source() (a netip.Addr, ok bool) {
+	if _, terr := s.ep.GetRemoteAddress(); terr != nil {
+		return a, false
+	}
+	own, terr := s.ep.GetLocalAddress()
+	return toAddr(own.Addr).Unmap(), terr == nil
 }
 
 // close aborts all sockets, and lets no more be opened.

@@ -61,7 +61,7 @@ func smtpExitCode(e *smtpclient.Error) int {
 		return exitUnknown
 	case errors.Is(e, smtpclient.ErrAddress), errors.Is(e, smtpclient.ErrSubject), errors.Is(e, smtpclient.ErrNo8BitMIME):
 		return exitData
-	case errors.Is(e, smtpclient.ErrBody):
+	case errors.Is(e, smtpclient.ErrBody), errors.Is(e, link.ErrRemoved):
 		return exitIO
 	case errors.Is(e, smtpclient.ErrPlaintextAuth):
 		return exitConfig

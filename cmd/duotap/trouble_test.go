@@ -151,7 +151,7 @@ func TestSendTAPDeleted(t *testing.T) {
 					t.Fatal(err)
 				}
 				r := p.wait()
-				r.mustFail(t, exitTemporary, "message: ")
+				r.mustFail(t, exitIO, "message: ", "removed")
 				if took := time.Since(gone); took > soon {
 					t.Errorf("it took %v to give up", took)
 				}
