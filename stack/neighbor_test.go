@@ -57,13 +57,15 @@ func TestNeighborIsTheGateway(t *testing.T) {
 }
 
 func TestNeighborIsOurselves(t *testing.T) {
-	alice := launch(t, withIPv6, aliceOn(withIPv6, newStation(t)))
-	for _, addr := range []string{"192.0.2.1", "127.0.0.1", "::1", "2001:db8::1"} {
-		n, err := alice.Neighbor(patient(t), netip.MustParseAddr(addr))
-		if err != nil || n.HardwareAddr != nil {
-			t.Errorf("neighbour for %s is %+v, %v", addr, n, err)
+	synctest.Test(t, func(t *testing.T) {
+		alice := launch(t, withIPv6, aliceOn(withIPv6, newStation(t)))
+		for _, addr := range []string{"192.0.2.1", "127.0.0.1", "::1", "2001:db8::1"} {
+			n, err := alice.Neighbor(patient(t), netip.MustParseAddr(addr))
+			if err != nil || n.HardwareAddr != nil {
+				t.Errorf("neighbour for %s is %+v, %v", addr, n, err)
+			}
 		}
-	}
+	})
 }
 
 // TestNeighborUnknown takes three seconds: three questions, a second apart (RFC 4861 §10).
@@ -96,33 +98,35 @@ func TestNeighborCancelled(t *testing.T) {
 
 // TestUnroutable are addresses to which no packet can be sent, and why.
 func TestUnroutable(t *testing.T) {
-	alice := launch(t, withICMP|withIPv6, aliceOn(withIPv6, newStation(t)))
-	old := launch(t, withICMP, aliceOn(0, newStation(t)))
-	for _, c := range []struct {
-		name string
-		ip   *stack.Instance
-		addr netip.Addr
-		want error
-	}{
-		{"no route", alice, netip.MustParseAddr("198.51.100.1"), syscall.ENETUNREACH},
-		{"no IPv6 route", alice, netip.MustParseAddr("2001:db8:9::1"), syscall.ENETUNREACH},
-		{"no such zone", alice, netip.MustParseAddr("fe80::1%eth7"), syscall.ENODEV},
-		{"no zone", alice, netip.MustParseAddr("fe80::1"), syscall.EINVAL},
-		{"no address", alice, netip.Addr{}, syscall.EINVAL},
-		{"unspecified", alice, netip.IPv4Unspecified(), syscall.EINVAL},
-		{"unspecified IPv6", alice, netip.IPv6Unspecified(), syscall.EINVAL},
-		{"broadcast", alice, netip.MustParseAddr("255.255.255.255"), syscall.EINVAL},
-		{"group", alice, netip.MustParseAddr("224.0.0.1"), syscall.EINVAL},
-		{"broadcast on the link", alice, netip.MustParseAddr("192.0.2.255"), syscall.EINVAL},
-		{"IPv6 group", alice, netip.MustParseAddr("ff02::1%eth0"), syscall.EINVAL},
-		{"IPv6 is off", old, bob6.Addr(), syscall.EAFNOSUPPORT},
-		{"IPv6 is off, too", old, bob6.Addr(), stack.ErrNotEnabled},
-	} {
-		_, err := c.ip.Neighbor(patient(t), c.addr)
-		wantErr(t, "Neighbor: "+c.name, err, c.want, c.addr.String())
-		_, err = c.ip.Ping(patient(t), c.addr, 1)
-		wantErr(t, "Ping: "+c.name, err, c.want, c.addr.String())
-	}
+	synctest.Test(t, func(t *testing.T) {
+		alice := launch(t, withICMP|withIPv6, aliceOn(withIPv6, newStation(t)))
+		old := launch(t, withICMP, aliceOn(0, newStation(t)))
+		for _, c := range []struct {
+			name string
+			ip   *stack.Instance
+			addr netip.Addr
+			want error
+		}{
+			{"no route", alice, netip.MustParseAddr("198.51.100.1"), syscall.ENETUNREACH},
+			{"no IPv6 route", alice, netip.MustParseAddr("2001:db8:9::1"), syscall.ENETUNREACH},
+			{"no such zone", alice, netip.MustParseAddr("fe80::1%eth7"), syscall.ENODEV},
+			{"no zone", alice, netip.MustParseAddr("fe80::1"), syscall.EINVAL},
+			{"no address", alice, netip.Addr{}, syscall.EINVAL},
+			{"unspecified", alice, netip.IPv4Unspecified(), syscall.EINVAL},
+			{"unspecified IPv6", alice, netip.IPv6Unspecified(), syscall.EINVAL},
+			{"broadcast", alice, netip.MustParseAddr("255.255.255.255"), syscall.EINVAL},
+			{"group", alice, netip.MustParseAddr("224.0.0.1"), syscall.EINVAL},
+			{"broadcast on the link", alice, netip.MustParseAddr("192.0.2.255"), syscall.EINVAL},
+			{"IPv6 group", alice, netip.MustParseAddr("ff02::1%eth0"), syscall.EINVAL},
+			{"IPv6 is off", old, bob6.Addr(), syscall.EAFNOSUPPORT},
+			{"IPv6 is off, too", old, bob6.Addr(), stack.ErrNotEnabled},
+		} {
+			_, err := c.ip.Neighbor(patient(t), c.addr)
+			wantErr(t, "Neighbor: "+c.name, err, c.want, c.addr.String())
+			_, err = c.ip.Ping(patient(t), c.addr, 1)
+			wantErr(t, "Ping: "+c.name, err, c.want, c.addr.String())
+		}
+	})
 }
 
 // TestNeighbors: in order of link and address, with what is known of each.

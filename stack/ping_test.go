@@ -82,10 +82,6 @@ func TestPingUnknownNeighbor(t *testing.T) {
 
 // TestPingUnansweredEndsWithItsContext, whether that is cancelled or late.
 func TestPingUnansweredEndsWithItsContext(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		alice, _ := couple(t, withICMP, memlink.Config{})
-		_ = alice
-	})
 	dev := newStation(t, bob4.Addr())
 	alice := launch(t, withICMP, aliceOn(0, dev))
 	ctx, cancel := context.WithCancel(t.Context())
@@ -134,24 +130,25 @@ func echoReply(m []byte) []byte {
 
 // TestConcurrentPings: each gets its own answer.
 func TestConcurrentPings(t *testing.T) {
-	alice, _ := couple(t, withICMP|withIPv6, fullOffload)
-	must(t, alice.Ready(patient(t)))
-	var all []<-chan error
-	for n := range 50 {
-		to := []netip.Addr{bob4.Addr(), bob6.Addr()}[n%2]
-		all = append(all, background(func() error { _, err := alice.Ping(patient(t), to, 100+n); return err }))
-	}
-	for _, c := range all {
-		must(t, receive(t, "Ping", c))
-	}
+	synctest.Test(t, func(t *testing.T) {
+		alice, _ := couple(t, withICMP|withIPv6, fullOffload)
+		must(t, alice.Ready(patient(t)))
+		var all []<-chan error
+		for n := range 50 {
+			to := []netip.Addr{bob4.Addr(), bob6.Addr()}[n%2]
+			all = append(all, background(func() error { _, err := alice.Ping(patient(t), to, 100+n); return err }))
+		}
+		for _, c := range all {
+			must(t, receive(t, "Ping", c))
+		}
+	})
 }
 
 // TestICMPNotEnabled: no pings, and none answered, in either family, however they are
 // wrapped. All are counted.
 func TestICMPNotEnabled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		alice, bob := couple(t, withIPv6|withUDP, fullOffload)
-		_ = bob
+		alice, _ := couple(t, withIPv6|withUDP, fullOffload)
 		for _, to := range []netip.Addr{bob4.Addr(), bob6.Addr(), alice4.Addr()} {
 			_, err := alice.Ping(t.Context(), to, 1)
 			wantErr(t, "Ping", err, stack.ErrNotEnabled, "EnableICMP")
