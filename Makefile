@@ -8,7 +8,7 @@ TESTFLAGS ?=
 FUZZTIME  ?= 20s
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-tap test-peers fuzz lint ci clean
+.PHONY: help build demo test test-tap test-peers fuzz bench bench-compare lint ci clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,27 @@ fuzz: ## run each fuzz target for FUZZTIME (20s)
 			echo "== $$pkg $$f"; $(GO) test -tags poolcheck -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$pkg; \
 		done; \
 	done
+
+# What a figure means, and what doesn't follow from it, is in docs/benchmarks.md.
+BENCHFILE ?= $(BUILD)/bench.txt
+BENCHFLAGS ?= --rounds 6
+OLD ?= bench/results/baseline.txt
+NEW ?= $(BENCHFILE)
+BENCHSTAT := golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c9c6c9d4da
+
+bench: build ## measure everything, for about 15 minutes, into BENCHFILE (no root)
+	@rm -f $(BENCHFILE)
+	$(BUILD)/duotap bench tcp --link tap,tap-plain,memory -P 1,4 $(BENCHFLAGS) --go-bench $(BENCHFILE)
+	$(BUILD)/duotap bench latency --cpu 0 --link tap,tap-plain,memory $(BENCHFLAGS) --go-bench $(BENCHFILE)
+	$(BUILD)/duotap bench connect --link tap,tap-plain,memory $(BENCHFLAGS) --go-bench $(BENCHFILE)
+	$(BUILD)/duotap bench udp --link tap,tap-plain $(BENCHFLAGS) --go-bench $(BENCHFILE)
+	$(BUILD)/duotap bench smtp $(BENCHFLAGS) --go-bench $(BENCHFILE)
+	$(BUILD)/duotap bench smtp --size 1000 -P 16 $(BENCHFLAGS) --go-bench $(BENCHFILE)
+	$(BUILD)/duotap bench frames --link tap,tap-plain,memory $(BENCHFLAGS) --go-bench $(BENCHFILE)
+	$(BUILD)/duotap bench pool $(BENCHFLAGS) --go-bench $(BENCHFILE)
+
+bench-compare: ## compare the results OLD and NEW with benchstat
+	$(GO) run $(BENCHSTAT) $(OLD) $(NEW)
 
 lint: ## check formatting, go.mod, vet and staticcheck
 	@test -z "$$(gofmt -l .)" || { gofmt -d .; exit 1; }
