@@ -32,7 +32,9 @@ func BenchmarkMemorySendPacket(b *testing.B) {
 		b.Fatal(err)
 	}
 	defer c.Close()
-	sender := c.(interface{ SendPacket(*packetpool.Packet) error })
+	sender := c.(interface {
+		SendPacket(*packetpool.Packet) error
+	})
 	pool, err := packetpool.New(packetpool.Config{Name: "bench", Packets: 64, Payload: 1514})
 	if err != nil {
 		b.Fatal(err)

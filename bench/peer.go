@@ -117,13 +117,20 @@ func (p *peer) leave(c io.Closer) {
 	p.traffic.active.Add(-1)
 }
 
-func (p *peer) close() error {
+// hangUp ends what is being served.
+func (p *peer) hangUp() {
 	p.mu.Lock()
-	p.closed = true
+	defer p.mu.Unlock()
 	for c := range p.conns {
 		c.Close()
 	}
+}
+
+func (p *peer) close() error {
+	p.mu.Lock()
+	p.closed = true
 	p.mu.Unlock()
+	p.hangUp()
 	var errs []error
 	for _, l := range p.listeners {
 		errs = append(errs, l.Close())
@@ -193,6 +200,11 @@ func echo(c net.Conn, size int) error {
 // peerHandle is how a runner sees the peer of a link.
 type peerHandle interface {
 	sample() (sample, error)
+
+	// hangUp ends all connections from the peer's side, and not over the link: a flood
+	// of datagrams may have left no room there for anything else.
+	hangUp() error
+
 	close() error
 }
 
@@ -204,6 +216,11 @@ func (l localPeer) sample() (sample, error) {
 	s, err := l.p.traffic.sample()
 	s.CPU = 0
 	return s, err
+}
+
+func (l localPeer) hangUp() error {
+	l.p.hangUp()
+	return nil
 }
 
 func (l localPeer) close() error { return l.p.close() }
@@ -221,6 +238,9 @@ func ServePeer(in io.Reader, out io.Writer) error {
 	return errors.Join(err, p.close())
 }
 
+// hangUpCommand is the line that makes a peer hang up. Any other line is just answered.
+const hangUpCommand = "hang up"
+
 // answer sends a sample at first, which says that the peer is listening, and then one
 // for each line.
 func (p *peer) answer(lines *bufio.Scanner, enc *json.Encoder) error {
@@ -231,6 +251,9 @@ func (p *peer) answer(lines *bufio.Scanner, enc *json.Encoder) error {
 		}
 		if err != nil || !lines.Scan() {
 			return errors.Join(err, lines.Err())
+		}
+		if lines.Text() == hangUpCommand {
+			p.hangUp()
 		}
 	}
 }
@@ -266,9 +289,16 @@ func startPeerProcess(cmd *exec.Cmd) (*peerProcess, error) {
 	return p, nil
 }
 
-func (p *peerProcess) sample() (sample, error) {
+func (p *peerProcess) sample() (sample, error) { return p.ask("sample") }
+
+func (p *peerProcess) hangUp() error {
+	_, err := p.ask(hangUpCommand)
+	return err
+}
+
+func (p *peerProcess) ask(line string) (sample, error) {
 	var s sample
-	if _, err := io.WriteString(p.in, "sample\n"); err != nil {
+	if _, err := io.WriteString(p.in, line+"\n"); err != nil {
 		return s, fmt.Errorf("asking the peer: %w", err)
 	}
 	if err := p.out.Decode(&s); err != nil {

@@ -75,7 +75,7 @@ func (*UDP) measure(ctx context.Context, w window, l *testLink, c Case) ([]Metri
 	ended := make(chan error, 1)
 	go func() { ended <- work(d, &l.own) }()
 	m, err := l.watch(ctx, w)
-	err = errors.Join(err, control.Close(), l.idle(ctx), d.Close())
+	err = errors.Join(err, l.peer.hangUp(), control.Close(), l.idle(ctx), d.Close())
 	if why := <-ended; !errors.Is(why, net.ErrClosed) {
 		err = errors.Join(err, why)
 	}
