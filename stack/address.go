@@ -1,6 +1,7 @@
 package stack
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -158,10 +159,10 @@ func (i *Instance) Ready(ctx context.Context) error {
 }
 
 func (a *ownAddress) wait(ctx context.Context) error {
-	if !a.link.i.gate.wait(a.settled, ctx.Done()) {
-		return fmt.Errorf("duplicate address detection for %v: %w", a.prefix.Addr(), context.Cause(ctx))
+	if a.link.i.gate.wait(a.settled, ctx.Done()) {
+		return a.err
 	}
-	return a.err
+	return fmt.Errorf("duplicate address detection for %v: %w", a.prefix.Addr(), context.Cause(ctx))
 }
 
 // waitForSource waits until the address that a packet to remote will come from is
@@ -198,7 +199,7 @@ func (t *addressTable) find(addr netip.Addr) *ownAddress {
 // source is the address of ours that a packet to remote would come from. It is nil if no
 // link that is up has one.
 func (t *addressTable) source(remote netip.Addr) *ownAddress {
-	var best *ownAddress
+	var best, duplicate *ownAddress
 	for _, a := range t.all() {
 		own := a.prefix.Addr()
 		switch {
@@ -206,11 +207,23 @@ func (t *addressTable) source(remote netip.Addr) *ownAddress {
 			continue
 		case remote.Zone() != "" && remote.Zone() != a.link.name:
 			continue
+		case a.failed():
+			duplicate = a
 		case a.prefix.Contains(remote.WithZone("")):
 			return a
 		case best == nil:
 			best = a
 		}
 	}
-	return best
+	return cmp.Or(best, duplicate)
+}
+
+// failed reports whether the address will never be used.
+func (a *ownAddress) failed() bool {
+	select {
+	case <-a.settled:
+		return a.err != nil
+	default:
+		return false
+	}
 }

@@ -41,7 +41,8 @@
 //
 // The pool bounds the receive ring, which is taken at Start and given back by Close, and
 // nothing else: TCP's buffers are bounded by TCPConfig for each connection, UDP's by 1 MiB
-// for each socket.
+// for each socket, or up to 8 MiB after SetReadBuffer. How many connections there are is
+// not bounded: whoever accepts them counts them.
 //
 // # Concurrency
 //

@@ -124,6 +124,7 @@ func (e *endpoint) WritePackets(pkts gstack.PacketBufferList) (int, tcpip.Error)
 	for _, pkt := range pkts.AsSlice() {
 		if e.forwarding {
 			e.tellMTU(pkt)
+			restoreChecksum(pkt)
 		}
 		b.add(pkt)
 		e.l.stats.ip.countSent(pkt)
@@ -279,6 +280,9 @@ func (e *endpoint) pass(d gstack.NetworkDispatcher, f *link.Frame, n int, v verd
 		return
 	}
 	pkt.PktType = v.kind
+	if e.forwarding && !f.Offload.NeedsChecksum {
+		pkt.Mark = checksumMark(v.proto, view.AsSlice())
+	}
 	if !v.later {
 		e.hand(d, pkt, v)
 		pkt.DecRef()
@@ -295,9 +299,9 @@ func (e *endpoint) pass(d gstack.NetworkDispatcher, f *link.Frame, n int, v verd
 
 // hand delivers a packet. A fragment goes past the interface, which would tell that its
 // transport checksum has been verified, as that of every packet of such a device: gVisor
-// would believe it of the whole packet.
+// would believe it of the packet that it puts together.
 func (e *endpoint) hand(d gstack.NetworkDispatcher, pkt *gstack.PacketBuffer, v verdict) {
-	if v.fragment {
+	if v.unsummed {
 		if ep, err := e.l.i.ns.GetNetworkEndpoint(e.l.nic, v.proto); err == nil {
 			ep.HandlePacket(pkt)
 			return

@@ -64,3 +64,49 @@ func (i *Instance) mtuTo(dst tcpip.Address) uint32 {
 	}
 	return mtu
 }
+
+// markChecksum flags a mark that holds a checksum.
+const markChecksum = 1 << 16
+
+// checksumMark is a mark with the transport checksum of a frame that may be forwarded:
+// gVisor makes a new one for each packet that it forwards, which hides damage done on the
+// way, and for fragments too, where it does damage. A packet keeps its mark when it is
+// forwarded. b is a frame that has passed the filter.
+func checksumMark(proto tcpip.NetworkProtocolNumber, b []byte) uint32 {
+	at, transport := header.EthernetMinimumSize, uint8(0)
+	switch proto {
+	case header.IPv4ProtocolNumber:
+		ip := header.IPv4(b[at:])
+		at, transport = at+int(ip.HeaderLength()), ip.Protocol()
+	case header.IPv6ProtocolNumber:
+		ip := header.IPv6(b[at:])
+		at, transport = at+header.IPv6MinimumSize, ip.NextHeader()
+	}
+	offset, ok := checksumOffset(tcpip.TransportProtocolNumber(transport))
+	if at += offset; !ok || at+2 > len(b) {
+		return 0
+	}
+	return markChecksum | uint32(binary.BigEndian.Uint16(b[at:]))
+}
+
+// restoreChecksum puts the checksum that a forwarded packet came with back.
+func restoreChecksum(pkt *gstack.PacketBuffer) {
+	if !pkt.NetworkPacketInfo.IsForwardedPacket || pkt.Mark&markChecksum == 0 {
+		return
+	}
+	at, ok := checksumOffset(pkt.TransportProtocolNumber)
+	if t := pkt.TransportHeader().Slice(); ok && at+2 <= len(t) {
+		binary.BigEndian.PutUint16(t[at:], uint16(pkt.Mark))
+	}
+}
+
+// checksumOffset is where a transport header has its checksum.
+func checksumOffset(t tcpip.TransportProtocolNumber) (offset int, ok bool) {
+	switch t {
+	case header.TCPProtocolNumber:
+		return header.TCPChecksumOffset, true
+	case header.UDPProtocolNumber:
+		return 6, true
+	}
+	return 0, false
+}

@@ -20,7 +20,7 @@ type verdict struct {
 	kind     tcpip.PacketType // whom it was addressed to
 	drop     *atomic.Uint64   // not nil: drop it, and count it here
 	later    bool             // an ICMP error; see endpoint.errors
-	fragment bool             // its transport checksum can't have been verified
+	unsummed bool             // its transport checksum has not been verified
 }
 
 // filter looks at a received frame before the stack does.
@@ -52,7 +52,7 @@ func (e *endpoint) filter(f *link.Frame, n int) verdict {
 		e.filterIPv4(&v, f, rest)
 	case header.IPv6ProtocolNumber:
 		c.ip.receivedBytes.Add(uint64(n - header.EthernetMinimumSize))
-		e.filterIPv6(&v, f, rest, eth.SourceAddress())
+		e.filterIPv6(&v, f, rest)
 	default:
 		v.drop = &c.unknown
 	}
@@ -83,7 +83,7 @@ func (e *endpoint) filterIPv4(v *verdict, f *link.Frame, b []byte) {
 		return
 	}
 	if ip.More() || ip.FragmentOffset() > 0 {
-		v.fragment = true
+		v.unsummed = true
 		e.l.stats.ip.fragmentsReceived.Add(1)
 	}
 	icmp := b[ip.HeaderLength():]
@@ -106,7 +106,7 @@ func (e *endpoint) filterIPv4(v *verdict, f *link.Frame, b []byte) {
 	}
 }
 
-func (e *endpoint) filterIPv6(v *verdict, f *link.Frame, b []byte, sender tcpip.LinkAddress) {
+func (e *endpoint) filterIPv6(v *verdict, f *link.Frame, b []byte) {
 	ip := header.IPv6(b)
 	if len(b) < header.IPv6MinimumSize {
 		v.drop = &e.l.stats.malformed
@@ -118,9 +118,10 @@ func (e *endpoint) filterIPv6(v *verdict, f *link.Frame, b []byte, sender tcpip.
 	}
 	at, proto, fragment, whole := transport6(f, ip)
 	if fragment {
-		v.fragment = true
 		e.l.stats.ip.fragmentsReceived.Add(1)
 	}
+	// VerifyChecksum doesn't look behind headers of an experiment; gVisor does.
+	v.unsummed = fragment || header.IPv6ExtensionHeaderIdentifier(ip.NextHeader()) == header.IPv6ExperimentExtHdrIdentifier
 	if !whole {
 		v.drop = &e.l.stats.malformed
 		return
@@ -134,7 +135,9 @@ func (e *endpoint) filterIPv6(v *verdict, f *link.Frame, b []byte, sender tcpip.
 	case t == header.ICMPv6EchoRequest && !e.takesEcho(ip.DestinationAddress()):
 		v.drop = &e.l.stats.echo
 	case t == header.ICMPv6NeighborAdvert && ip.HopLimit() == header.NDPHopLimit && link.VerifyChecksum(f): // RFC 4861 §7.1.2
-		e.l.checkAdvertisement(icmp[:n], sender)
+		var mac [6]byte
+		f.CopyAt(mac[:], len(mac)) // the sender's
+		e.l.checkAdvertisement(icmp[:n], tcpip.LinkAddress(mac[:]))
 	case t == header.ICMPv6PacketTooBig && binary.BigEndian.Uint32(icmp[4:]) < header.IPv6MinimumMTU: // RFC 8201 §4
 		v.drop = &e.l.stats.malformed
 	case t < header.ICMPv6EchoRequest: // RFC 4443 §2.1
@@ -167,7 +170,7 @@ func transport6(f *link.Frame, ip header.IPv6) (at int, proto tcpip.TransportPro
 			if binary.BigEndian.Uint16(ext[2:])>>3 != 0 {
 				return at, 0, true, long
 			}
-		case header.IPv6ExperimentExtHdrIdentifier: // gVisor skips it
+		case header.IPv6ExperimentExtHdrIdentifier:
 		case header.IPv6NoNextHeaderIdentifier:
 			return at, 0, fragment, true
 		default:

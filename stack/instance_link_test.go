@@ -436,7 +436,7 @@ func TestPacketTooBigNamesTheMTU(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		first, second := newStation(t), newStation(t)
 		first.mtu, second.mtu = 9000, 1400
-		first.own = []netip.Addr{bob4.Addr(), bob6.Addr()}
+		first.own, second.own = []netip.Addr{bob4.Addr(), bob6.Addr()}, addresses("198.51.100.2", "2001:db8:1::2")
 		s := withForwarding | withIPv6
 		cfg := aliceOn(s, first)
 		router := build(t, s, cfg)
@@ -444,7 +444,6 @@ func TestPacketTooBigNamesTheMTU(t *testing.T) {
 			Gateways: addresses("198.51.100.2", "2001:db8:1::2")}))
 		must(t, router.Start(t.Context()))
 		must(t, router.Ready(t.Context()))
-		second.own = addresses("198.51.100.2", "2001:db8:1::2")
 		for _, to := range []string{"[2001:db8:1::2]:9", "[2001:db8:77::1]:9"} {
 			first.injectBytes(first.flow("[2001:db8::2]:7", to).UDP(make([]byte, 2000)))
 			b := first.expect("packet too big", func(b []byte) bool { return etherType(b) == etherIPv6 && b[20] == 58 && b[54] == 2 }).bytes

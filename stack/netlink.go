@@ -101,6 +101,10 @@ func (l *netLink) takeSlots(pool *packetpool.Pool, n, size int) int {
 		for s := range p.Segments() {
 			slot = append(slot, s)
 		}
+		if len(slot) > link.MaxPieces {
+			p.Release()
+			return k
+		}
 		l.ring = append(l.ring, slot)
 		l.ringOwner = append(l.ringOwner, p)
 	}
@@ -205,7 +209,8 @@ func (l *netLink) stateChanged(up bool) {
 }
 
 // announce tells the neighbours our MAC address for each IPv4 address (RFC 5227 §2.3),
-// and asks at the same time whether another host has it. IPv6 does both by itself.
+// and asks at the same time whether another host has it. IPv6 asks by itself when the link
+// comes up for the first time; neighbours that miss an answer ask us (RFC 4861 §7.3).
 func (l *netLink) announce() {
 	for _, p := range l.cfg.Addresses {
 		if !p.Addr().Is4() {

@@ -56,7 +56,7 @@ func (c *pingCommand) Run(p *program) (err error) {
 		fmt.Fprintf(p.stdout, "%d: %d bytes from %v, %.3f ms\n", k+1, reply.Size, reply.From, ms(reply.RTT))
 	}
 	if len(rtts) == 0 {
-		return &exitError{code: exitTemporary, err: fmt.Errorf("no answer from %v: %w", c.Addr, last)}
+		return fmt.Errorf("no answer from %v: %w", c.Addr, last)
 	}
 	slices.Sort(rtts)
 	fmt.Fprintf(p.stdout, "%d of %d answered; min %.3f, median %.3f, max %.3f ms\n",

@@ -73,8 +73,13 @@ type Device interface {
 	io.Closer
 }
 
-// Ring is memory to receive into: one scatter list for each frame.
+// Ring is memory to receive into: one scatter list for each frame, of at most MaxPieces
+// pieces.
 type Ring [][][]byte
+
+// MaxPieces is how many pieces a slot of a Ring may have: those that one system call takes
+// on Linux, less two for the device's own use.
+const MaxPieces = 1022
 
 // Features says which offloads a device takes in Send and gives in Receive.
 type Features struct {
