@@ -5,12 +5,16 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/duotap/duotap/bench"
 )
 
 // quickBench makes runs too short to say anything about speed.
 var quickBench = []string{"--rounds", "1", "--max-others", "0", "--warmup", "5ms", "--window", "50ms"}
+
+// benchLimit is how long one may take on a machine that is busy with other tests.
+const benchLimit = 2 * time.Minute
 
 // TestBench runs scenarios over every link they know, with traffic on each.
 func TestBench(t *testing.T) {
@@ -19,13 +23,14 @@ func TestBench(t *testing.T) {
 		"tcp":     {"tcp", "-P", "1,2", "--link", "tap,tap-plain", "--link", "memory"},
 		"latency": {"latency", "--link", "tap,tap-plain,memory", "--cpu", "0"},
 		"connect": {"connect", "--link", "tap,tap-plain,memory"},
-		"udp":     {"udp", "--link", "tap,tap-plain,memory"},
+		"udp":     {"udp", "-4", "--link", "tap,tap-plain,memory"},
 		"mail":    {"smtp", "--link", "tap,tap-plain,memory", "--size", "1000", "-P", "4"},
 		"frames":  {"frames", "--link", "tap,tap-plain,memory"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			r := duotap(t, nil, append(append([]string{"bench"}, args...), append(quickBench, "--json")...)...)
+			args := append(append([]string{"bench"}, args...), append(quickBench, "--json")...)
+			r := start(t, benchLimit, nil, programFile(t, "duotap"), args...).wait()
 			if r.code != exitOK {
 				t.Fatalf("exit code %d\n%s", r.code, r.output())
 			}
@@ -33,12 +38,13 @@ func TestBench(t *testing.T) {
 			if err := json.Unmarshal([]byte(r.stdout), &report); err != nil {
 				t.Fatalf("%v\n%s", err, r.output())
 			}
+			// On a busy machine a window of 50 ms may have no traffic, but not all of them.
 			seen := map[bench.Link]bool{}
 			for _, row := range report.Rows {
-				seen[row.Link] = true
-				// On a busy machine a window may be too short for a whole connection.
-				if m := row.Metrics[0]; m.Summary.Median < 0 || m.Summary.Median == 0 && m.Unit == "Gbit/s" {
-					t.Errorf("%s %s: %s is %v", row.Link, row.Name, m.Name, m.Summary.Median)
+				if m := row.Metrics[0].Summary; m.Median > 0 {
+					seen[row.Link] = true
+				} else if m.Median < 0 || m.N > 1 {
+					t.Errorf("%s %s: %+v of one round", row.Link, row.Name, m)
 				}
 			}
 			for _, l := range bench.Links {
