@@ -37,7 +37,16 @@ func TestChooseMechanism(t *testing.T) {
 		{AuthAuto, "u", nothing, ""},
 		{AuthAuto, "u", "PLAIN LOGIN", "PLAIN"},
 		{AuthAuto, "u", "LOGIN", "LOGIN"},
-		{AuthAuto, "u", "CRAM-MD5", "PLAIN"},
+		{AuthAuto, "u", "XMECH", "PLAIN"},
+		{AuthAuto, "u", "LOGIN PLAIN CRAM-MD5", "CRAM-MD5"},
+		{AuthAuto, "u", "PLAIN SCRAM-SHA-1 scram-sha-256 CRAM-MD5", "SCRAM-SHA-256"},
+		{AuthAuto, "u", "SCRAM-SHA-1 CRAM-MD5", "SCRAM-SHA-1"},
+		{AuthAuto, "u", "SCRAM-SHA-256 SCRAM-SHA-1-PLUS", "SCRAM-SHA-256"},
+		{AuthAuto, "u", "XOAUTH2 OAUTHBEARER EXTERNAL ANONYMOUS PLAIN", "PLAIN"},
+		{AuthCRAMMD5, "u", "PLAIN CRAM-MD5", "CRAM-MD5"},
+		{AuthSCRAMSHA256, "u", "SCRAM-SHA-256-PLUS SCRAM-SHA-256", "SCRAM-SHA-256"},
+		{AuthXOAUTH2, "u", "PLAIN XOAUTH2", "XOAUTH2"},
+		{AuthExternal, "", "PLAIN EXTERNAL", "EXTERNAL"},
 		{AuthAuto, "u", "", "PLAIN"},
 		{AuthPlain, "u", nothing, "PLAIN"},
 		{AuthPlain, "u", "LOGIN PLAIN", "PLAIN"},
@@ -54,9 +63,9 @@ func TestChooseMechanism(t *testing.T) {
 		if tt.offered == nothing {
 			e = parseExtensions([]string{"author-login.example plain"})
 		}
-		got := chooseMechanism(&Config{Auth: tt.auth, Username: tt.user}, e)
-		if got != tt.want {
-			t.Errorf("%v with user %q, offered %q: %q, want %q", tt.auth, tt.user, tt.offered, got, tt.want)
+		got, err := chooseMechanism(&Config{Auth: tt.auth, Username: tt.user}, e, false)
+		if got != tt.want || err != nil {
+			t.Errorf("%v with user %q, offered %q: %q, %v; want %q", tt.auth, tt.user, tt.offered, got, err, tt.want)
 		}
 	}
 }
@@ -77,7 +86,7 @@ func TestLoginPrompts(t *testing.T) {
 		{[]string{"Username:", "Password:", "Token:"}, "upx"},
 	}
 	for _, tt := range tests {
-		c := newSASL(mechLogin, "u", NewSecret("p"))
+		c := &loginClient{username: "u", password: NewSecret("p")}
 		var got strings.Builder
 		for _, p := range tt.prompts {
 			answer, err := c.answer([]byte(p))
@@ -103,7 +112,7 @@ func TestDecodeChallenge(t *testing.T) {
 }
 
 func TestPlainAnswersTwiceAtMost(t *testing.T) {
-	c := newSASL(mechPlain, "u", NewSecret("p"))
+	c := &plainClient{username: "u", password: NewSecret("p")}
 	if b, ok := c.initial(); !ok || string(b) != "\x00u\x00p" {
 		t.Errorf("initial response %q, %v", b, ok)
 	}
@@ -117,7 +126,7 @@ func TestPlainAnswersTwiceAtMost(t *testing.T) {
 
 func TestScrubber(t *testing.T) {
 	const user, password = "device", "canary-secret"
-	s := newScrubber(user, NewSecret(password))
+	s := newScrubber(user, NewSecret(password), server{})
 	plain := base64.StdEncoding.EncodeToString([]byte("\x00" + user + "\x00" + password))
 	alone := base64.StdEncoding.EncodeToString([]byte(password))
 	for _, tt := range []struct{ in, want string }{
@@ -133,10 +142,10 @@ func TestScrubber(t *testing.T) {
 			t.Errorf("hide(%q) = %q, want %q", tt.in, got, tt.want)
 		}
 	}
-	if got := newScrubber(user, Secret{}).hide("as it is"); got != "as it is" {
+	if got := newScrubber(user, Secret{}, server{}).hide("as it is"); got != "as it is" {
 		t.Errorf("without a secret: %q", got)
 	}
-	if got := newScrubber(user, NewSecret("e")).hide("the e in text"); got != "the e in text" {
+	if got := newScrubber(user, NewSecret("e"), server{}).hide("the e in text"); got != "the e in text" {
 		t.Errorf("with a short secret: %q", got)
 	}
 }

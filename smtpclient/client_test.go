@@ -21,7 +21,7 @@ import (
 
 func TestNewComplainsAboutEverythingAtOnce(t *testing.T) {
 	_, err := smtpclient.New(smtpclient.Config{
-		Server: "nowhere at all", Domain: "a b", From: "x", Auth: 9, Password: smtpclient.NewSecret("\x00"),
+		Server: "nowhere at all", Domain: "a b", From: "x", Auth: 99, Password: smtpclient.NewSecret("\x00"),
 		Timeouts: smtpclient.Timeouts{Rcpt: -1}, PacketTimeout: -1,
 	})
 	for _, want := range []string{"Dialer", "Pool", "Server", "Domain", "From", "Auth:", "Username", "Password", "Timeouts"} {

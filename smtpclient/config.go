@@ -33,8 +33,10 @@ type Dialer interface {
 type Auth uint8
 
 const (
-	// AuthAuto authenticates if there are credentials and the server offers AUTH:
-	// with PLAIN if it is offered, else with LOGIN if that is, else with PLAIN.
+	// AuthAuto authenticates if there are credentials and the server offers AUTH: with
+	// the strongest that it offers of SCRAM-SHA-256-PLUS, SCRAM-SHA-1-PLUS,
+	// SCRAM-SHA-256, SCRAM-SHA-1, CRAM-MD5, PLAIN and LOGIN, else with PLAIN; but with
+	// none weaker than Config.AuthFloor.
 	AuthAuto Auth = iota
 
 	// AuthNone never authenticates.
@@ -47,19 +49,41 @@ const (
 	// AuthLogin authenticates with LOGIN if it is offered, and otherwise with PLAIN,
 	// even if the server doesn't mention AUTH.
 	AuthLogin
+
+	// AuthCRAMMD5 authenticates with CRAM-MD5 (RFC 2195), or fails with
+	// ErrNoMechanism; so do those that follow.
+	AuthCRAMMD5
+
+	// AuthSCRAMSHA1 authenticates with SCRAM-SHA-1-PLUS (RFC 5802), which is tied to
+	// the connection's TLS, or if that isn't offered, with SCRAM-SHA-1.
+	AuthSCRAMSHA1
+
+	// AuthSCRAMSHA256 authenticates with SCRAM-SHA-256-PLUS (RFC 7677), or if that
+	// isn't offered, with SCRAM-SHA-256.
+	AuthSCRAMSHA256
+
+	// AuthXOAUTH2 authenticates with XOAUTH2, which has no RFC; Password is the token.
+	AuthXOAUTH2
+
+	// AuthOAUTHBEARER authenticates with OAUTHBEARER (RFC 7628); Password is the token.
+	AuthOAUTHBEARER
+
+	// AuthExternal leaves it to something else, as TLSConfig.Certificate, to say who
+	// the client is (RFC 4422 Appendix A). Username, if any, is whom it acts for.
+	AuthExternal
+
+	// AuthAnonymous says Username, if any, and proves nothing (RFC 4505).
+	AuthAnonymous
 )
+
+// authNames are the names that the program's flag has.
+var authNames = [...]string{"auto", "none", "plain", "login", "cram-md5", "scram-sha-1", "scram-sha-256",
+	"xoauth2", "oauthbearer", "external", "anonymous"}
 
 // String returns the name that the program's flag has.
 func (a Auth) String() string {
-	switch a {
-	case AuthAuto:
-		return "auto"
-	case AuthNone:
-		return "none"
-	case AuthPlain:
-		return "plain"
-	case AuthLogin:
-		return "login"
+	if int(a) < len(authNames) {
+		return authNames[a]
 	}
 	return fmt.Sprintf("Auth(%d)", uint8(a))
 }
@@ -145,14 +169,20 @@ type Config struct {
 	// AuthAuto.
 	Auth     Auth
 	Username string // up to 4,096 bytes
-	Password Secret // up to 4,096 bytes
+	Password Secret // up to 4,096 bytes; also a token
+
+	// AuthFloor is the weakest mechanism that AuthAuto may use: AuthPlain and
+	// AuthLogin (both any), AuthCRAMMD5, AuthSCRAMSHA1 or AuthSCRAMSHA256. Default: any.
+	AuthFloor Auth
 
 	// AllowPlaintextAuth permits sending the credentials over a link without TLS,
-	// where everybody on the way can read them. Over TLS they are always permitted.
+	// where everybody on the way can read them, or with CRAM-MD5 guess them. Over TLS they
+	// are always permitted. SCRAM doesn't show them, and needs no permission.
 	AllowPlaintextAuth bool
 
-	// AuthInitialResponse sends the answer of AUTH PLAIN with the command (RFC 4954
-	// §4), which saves a round trip.
+	// AuthInitialResponse sends the first answer with the AUTH command (RFC 4954 §4),
+	// if the mechanism begins with the client and the line isn't too long, which saves
+	// a round trip.
 	AuthInitialResponse bool
 
 	// Timeouts limits each part of a session. Default: as RFC 5321 §4.5.3.2.
@@ -216,18 +246,24 @@ func (c *Config) validateAuth() error {
 	fail := func(format string, args ...any) {
 		errs = append(errs, fmt.Errorf("smtpclient: Config."+format, args...))
 	}
-	if c.Auth > AuthLogin {
-		fail("Auth: %v is none of AuthAuto, AuthNone, AuthPlain, AuthLogin", c.Auth)
+	if c.Auth > AuthAnonymous {
+		fail("Auth: %v is none of AuthAuto to AuthAnonymous", c.Auth)
 	}
-	if (c.Auth == AuthPlain || c.Auth == AuthLogin) && c.Username == "" {
+	if c.AuthFloor == AuthNone || c.AuthFloor > AuthSCRAMSHA256 {
+		fail("AuthFloor: %v is none of AuthPlain to AuthSCRAMSHA256", c.AuthFloor)
+	}
+	if c.AuthFloor != AuthAuto && c.Auth != AuthAuto {
+		fail("AuthFloor is for AuthAuto, and Auth is %v; leave one out", c.Auth)
+	}
+	if c.Auth >= AuthPlain && c.Auth <= AuthXOAUTH2 && c.Username == "" {
 		fail("Username is required with %v", c.Auth)
 	}
-	if c.Username == "" && !c.Password.IsZero() {
+	if c.Username == "" && !c.Password.IsZero() && c.Auth != AuthOAUTHBEARER {
 		fail("Username is required with a Password")
 	}
 	for name, s := range map[string]string{"Username": c.Username, "Password": c.Password.reveal()} {
-		if strings.ContainsRune(s, 0) {
-			fail("%s holds a NUL, which AUTH PLAIN can't carry", name)
+		if strings.ContainsAny(s, "\x00\x01") {
+			fail("%s holds a NUL or U+0001, which AUTH can't carry", name)
 		}
 		if len(s) > maxCredential {
 			fail("%s has %d bytes, %d are allowed", name, len(s), maxCredential)

@@ -14,8 +14,8 @@
 //     500, 502, 504 or 550 (§3.2, §4.1.1.1). If the server offers STARTTLS (RFC 3207),
 //     encrypt, verify its certificate, and begin this step again. With [TLSImplicit]
 //     that comes before step 3.
-//  5. Authenticate with PLAIN or LOGIN (RFC 4954, RFC 4616), if Config.Auth and the
-//     server agree on it, and only where the credentials may be seen.
+//  5. Authenticate (RFC 4954), if Config.Auth and the server agree on a mechanism, and
+//     only where the credentials may be seen.
 //  6. MAIL, with BODY=8BITMIME (RFC 6152) and MT-PRIORITY (RFC 6710) where offered.
 //  7. RCPT for each recipient. The mail goes to those that are accepted.
 //  8. DATA, then header, body and final dot (§4.5.2), read from Mail.Body and sent
@@ -79,8 +79,8 @@
 //
 // # What is not here
 //
-// Other mechanisms than PLAIN and LOGIN, several mails on one connection,
-// PIPELINING, CHUNKING, SIZE, DSN, addresses in UTF-8 (SMTPUTF8), attachments.
+// Several mails on one connection, PIPELINING, CHUNKING, SIZE, DSN, addresses in UTF-8
+// (SMTPUTF8), attachments.
 //
 // # Server quirks that are tolerated
 //

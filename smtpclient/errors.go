@@ -67,6 +67,14 @@ var (
 	// error says which, and why.
 	ErrCertificate = errors.New("the server can't prove who it is")
 
+	// ErrNoMechanism is wrapped when the server offers neither Config.Auth nor, with
+	// AuthAuto, one that is as strong as Config.AuthFloor.
+	ErrNoMechanism = errors.New("no mechanism to authenticate with")
+
+	// ErrServerUnproven is wrapped when a server fails to prove that it knows the
+	// password, which with SCRAM it has to (RFC 5802 §3): it may be another's.
+	ErrServerUnproven = errors.New("the server can't prove that it knows the password")
+
 	// ErrTCPNotEnabled is wrapped by the error of New when the Dialer says that its
 	// TCP isn't enabled.
 	ErrTCPNotEnabled = errors.New("TCP is not enabled")
@@ -147,7 +155,7 @@ func (e *Error) Unwrap() error { return e.Err }
 // recipients", and a mail that can't be sent as it is. To lose a connection says
 // nothing about the mail, and no more does anything about TLS.
 func (e *Error) Temporary() bool {
-	for _, permanent := range []error{ErrAddress, ErrSubject, ErrPriority, ErrNo8BitMIME, ErrPlaintextAuth} {
+	for _, permanent := range []error{ErrAddress, ErrSubject, ErrPriority, ErrNo8BitMIME, ErrPlaintextAuth, ErrNoMechanism} {
 		if errors.Is(e.Err, permanent) {
 			return false
 		}

@@ -115,6 +115,45 @@ func checkCanary(t *testing.T, auth smtpclient.Auth, initial bool, end string) {
 	}
 }
 
+// TestCanaryOfEachMechanism has servers ask on and on, and then say no, yes, or what
+// they were told.
+func TestCanaryOfEachMechanism(t *testing.T) {
+	for a := smtpclient.AuthCRAMMD5; a <= smtpclient.AuthOAUTHBEARER; a++ {
+		for _, challenge := range []string{"", "PDE+", base64.StdEncoding.EncodeToString([]byte("r=x,s=QSXCR+Q6sek8bf92,i=4096"))} {
+			for _, end := range []string{"S: 535 no", "S: 235 yes", "! close", "echo", "echo raw"} {
+				synctest.Test(t, func(t *testing.T) { checkMechanismCanary(t, a, challenge, end) })
+			}
+		}
+	}
+}
+
+func checkMechanismCanary(t *testing.T, a smtpclient.Auth, challenge, end string) {
+	mechanism := strings.ToUpper(a.String())
+	token := base64.StdEncoding.EncodeToString([]byte("user=user\x01auth=Bearer " + canary + "\x01\x01"))
+	if a == smtpclient.AuthOAUTHBEARER {
+		token = base64.StdEncoding.EncodeToString([]byte("n,a=user,\x01host=192.0.2.25\x01port=25\x01auth=Bearer " + canary + "\x01\x01"))
+	}
+	end = strings.NewReplacer("echo raw", "S: "+token+" "+canary, "echo", "S: 535 not "+token+" and not "+canary).Replace(end)
+	l := serve(t, "S: 220 mx\nC: EHLO client.example\nS: 250-mx\nS: 250 AUTH "+mechanism+"\nC: AUTH "+mechanism+
+		"\nS: 334 "+challenge+"\n"+end+"\n! silent")
+	var trace, log bytes.Buffer
+	cfg := testConfig(t, l)
+	cfg.Auth, cfg.Username, cfg.Password, cfg.AllowPlaintextAuth = a, "user", smtpclient.NewSecret(canary), true
+	cfg.Trace = smtpclient.TraceTo(&trace)
+	cfg.Logger = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug - 10}))
+	receipt, err := send(t, newClient(t, cfg), t.Context(), mailOf("body\n"))
+	if err == nil {
+		return // the server took anything
+	}
+	encoded, jsonErr := json.Marshal(receipt)
+	if jsonErr != nil {
+		t.Fatal(jsonErr)
+	}
+	for where, text := range map[string]string{"trace": trace.String(), "log": log.String(), "receipt": string(encoded), "error": fmt.Sprintf("%+v %#v", err, err)} {
+		checkNoSecret(t, where, text)
+	}
+}
+
 // TestSecretNeverPrints: not by any verb, encoder or logger, however deep it is.
 func TestSecretNeverPrints(t *testing.T) {
 	s := smtpclient.NewSecret(canary)

@@ -67,7 +67,7 @@ func (s *session) connect() error {
 		return s.fail(StepConnect, err)
 	}
 	s.wire = newWire(s.ctx, s.cfg, s.client.server.headroom(), conn)
-	s.wire.in.scrub = newScrubber(s.cfg.Username, s.cfg.Password)
+	s.wire.in.scrub = newScrubber(s.cfg.Username, s.cfg.Password, s.client.server)
 	if a := conn.LocalAddr(); a != nil {
 		s.receipt.Local = a.String()
 	}
@@ -144,18 +144,26 @@ func (s *session) helo(r rawReply) error {
 // authenticate runs the exchange that the configuration and the server agree on (RFC
 // 4954), if any.
 func (s *session) authenticate() error {
-	mechanism := chooseMechanism(s.cfg, s.ext)
+	encrypted := isEncrypted(s.wire.conn)
+	mechanism, err := chooseMechanism(s.cfg, s.ext, encrypted)
+	if err != nil {
+		return s.fail(StepAuth, err)
+	}
 	if mechanism == "" {
 		if s.cfg.Auth == AuthAuto && s.cfg.Username != "" {
 			s.leaveOut("AUTH", "the server doesn't offer it")
 		}
 		return nil
 	}
-	if !s.cfg.AllowPlaintextAuth && !isEncrypted(s.wire.conn) {
+	if showsSecret(mechanism) && !s.cfg.AllowPlaintextAuth && !encrypted {
 		return s.fail(StepAuth, fmt.Errorf("%w: the link isn't encrypted; use TLS, or if everybody on the way may read them, set Config.AllowPlaintextAuth, or else set Config.Auth to AuthNone",
 			ErrPlaintextAuth))
 	}
-	if err := s.exchange(mechanism, newSASL(mechanism, s.cfg.Username, s.cfg.Password)); err != nil {
+	client, err := s.newSASL(mechanism)
+	if err != nil {
+		return s.fail(StepAuth, err)
+	}
+	if err := s.exchange(mechanism, client); err != nil {
 		return err
 	}
 	s.receipt.Auth = mechanism
@@ -168,6 +176,7 @@ func (s *session) exchange(mechanism string, client saslClient) error {
 	shown := line
 	if full, ok := s.initialResponse(line, client); ok {
 		line, shown = full, line+" "+hidden
+		client.sentInitial()
 	}
 	for {
 		r, err := s.command(StepAuth, s.cfg.Timeouts.Auth, line, shown)
@@ -175,7 +184,13 @@ func (s *session) exchange(mechanism string, client saslClient) error {
 			return err
 		}
 		if r.code != 334 {
-			return s.expect(StepAuth, r, 235)
+			if err := s.expect(StepAuth, r, 235); err != nil {
+				return err
+			}
+			if err := client.finish(); err != nil {
+				return s.failBroken(StepAuth, err)
+			}
+			return nil
 		}
 		answer, err := client.answer(decodeChallenge(r.last()))
 		if err != nil {
@@ -191,6 +206,9 @@ func (s *session) initialResponse(line string, client saslClient) (string, bool)
 	answer, ok := client.initial()
 	if !ok || !s.cfg.AuthInitialResponse {
 		return "", false
+	}
+	if len(answer) == 0 {
+		return line + " =", true
 	}
 	line += " " + base64.StdEncoding.EncodeToString(answer)
 	return line, len(line)+len("\r\n") <= 512

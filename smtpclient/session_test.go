@@ -86,9 +86,15 @@ func eachLine(text string, f func(name, value string)) {
 func configure(t *testing.T, cfg *smtpclient.Config, name, value string) {
 	switch name {
 	case "auth":
-		for a := smtpclient.AuthAuto; a <= smtpclient.AuthLogin; a++ {
+		for a := smtpclient.AuthAuto; a <= smtpclient.AuthAnonymous; a++ {
 			if a.String() == value {
 				cfg.Auth = a
+			}
+		}
+	case "floor":
+		for a := smtpclient.AuthAuto; a <= smtpclient.AuthSCRAMSHA256; a++ {
+			if a.String() == value {
+				cfg.AuthFloor = a
 			}
 		}
 	case "user":

@@ -20,10 +20,10 @@ type serverFlags struct {
 	TLSCA              string        `name:"tls-ca" type:"existingfile" help:"Authorities to trust, in PEM, in place of the system's." placeholder:"FILE"`
 	TLSName            string        `name:"tls-name" help:"Name that the certificate has to be for. Default: the server's." placeholder:"NAME"`
 	TLSInsecure        bool          `name:"tls-insecure" help:"Accept every certificate; then everybody on the way can pose as the server."`
-	Auth               string        `enum:"auto,none,plain,login" default:"auto" help:"How to authenticate (${enum}); auto: if there are credentials and the server asks."`
+	Auth               string        `enum:"auto,none,plain,login,cram-md5,scram-sha-256,xoauth2,oauthbearer,external" default:"auto" help:"How to authenticate (${enum}); auto: if there are credentials and the server asks, with the strongest it offers that takes a password." placeholder:"MECHANISM"`
 	User               string        `help:"User name."`
-	PasswordFile       string        `type:"existingfile" help:"File with the password in its first line." placeholder:"FILE"`
-	AllowPlaintextAuth bool          `help:"Send the password over a link without TLS, where everybody on the way can read it."`
+	PasswordFile       string        `type:"existingfile" help:"File with the password, or the token, in its first line." placeholder:"FILE"`
+	AllowPlaintextAuth bool          `help:"Send the password or the token over a link without TLS, where everybody on the way can read it."`
 	Helo               string        `help:"Our name in EHLO. Default: our address." placeholder:"NAME"`
 	Timeout            time.Duration `help:"For the connect and for each reply. Default: as RFC 5321 §4.5.3.2 says for each."`
 	Deadline           time.Duration `help:"For the whole. Default: none."`
@@ -44,7 +44,7 @@ func (f *serverFlags) client(p *program, d smtpclient.Dialer, from string) (*smt
 	if f.Timeout > 0 {
 		cfg.Timeouts = smtpclient.Uniform(f.Timeout)
 	}
-	for _, a := range []smtpclient.Auth{smtpclient.AuthAuto, smtpclient.AuthNone, smtpclient.AuthPlain, smtpclient.AuthLogin} {
+	for a := smtpclient.AuthAuto; a <= smtpclient.AuthAnonymous; a++ {
 		if a.String() == f.Auth {
 			cfg.Auth = a
 		}

@@ -101,11 +101,20 @@ func (s *mailSession) AuthMechanisms() []string {
 	if s.server.user == "" {
 		return nil
 	}
-	return []string{sasl.Plain}
+	return []string{sasl.Plain, sasl.OAuthBearer}
 }
 
 // Auth checks user and password.
-func (s *mailSession) Auth(string) (sasl.Server, error) {
+func (s *mailSession) Auth(mechanism string) (sasl.Server, error) {
+	if mechanism == sasl.OAuthBearer {
+		return sasl.NewOAuthBearerServer(func(o sasl.OAuthBearerOptions) *sasl.OAuthBearerError {
+			if o.Username != s.server.user || o.Token != s.server.password {
+				return &sasl.OAuthBearerError{Status: "invalid_token"}
+			}
+			s.authed = true
+			return nil
+		}), nil
+	}
 	return sasl.NewPlainServer(func(_, user, password string) error {
 		if user != s.server.user || password != s.server.password {
 			return smtp.ErrAuthFailed

@@ -39,6 +39,7 @@ func TestTLS(t *testing.T) {
 			{"default", f.smtp(), []string{"--tls-ca", authorities}, startTLS},
 			{"required", f.smtp(), []string{"--tls", "require-starttls", "--tls-ca", authorities, "--tls-name", "mx.example"}, startTLS},
 			{"insecure", f.smtp(), []string{"--tls-insecure"}, startTLS},
+			{"token", f.smtp(), []string{"--tls-ca", authorities, "--auth", "oauthbearer"}, startTLS},
 			{"implicit", host, []string{"--tls", "implicit", "--tls-ca", authorities}, implicit},
 		} {
 			c.stored.mails = nil
@@ -56,11 +57,14 @@ func TestTLS(t *testing.T) {
 			if err := json.Unmarshal([]byte(r.stdout), &got); err != nil {
 				t.Fatal(err)
 			}
-			verified := "chain"
+			verified, mechanism := "chain", "PLAIN"
+			if c.name == "token" {
+				mechanism = "OAUTHBEARER"
+			}
 			if c.name == "insecure" {
 				verified = "no"
 			}
-			if got.Receipt.TLS.Version != "TLS 1.3" || got.Receipt.TLS.Verified != verified || got.Receipt.Auth != "PLAIN" {
+			if got.Receipt.TLS.Version != "TLS 1.3" || got.Receipt.TLS.Verified != verified || got.Receipt.Auth != mechanism {
 				t.Errorf("%s: %+v", c.name, got)
 			}
 			if body := c.stored.only(t).body(); body != "the pump is hot\r\n" {
@@ -68,7 +72,11 @@ func TestTLS(t *testing.T) {
 			}
 		}
 
-		r := duotap(t, nil, checkArgs(f.smtp(), "--tls-ca", authorities)...)
+		r := duotap(t, nil, checkArgs(f.smtp(), "--tls-ca", authorities, "--user", secretUser, "--auth", "scram-sha-256")...)
+		if r.code != exitPermission || !strings.Contains(r.stdout, "SCRAM-SHA-256 is wanted, and the server offers PLAIN OAUTHBEARER") {
+			t.Errorf("exit code %d\n%s", r.code, r.output())
+		}
+		r = duotap(t, nil, checkArgs(f.smtp(), "--tls-ca", authorities)...)
 		r.mustSucceed(t)
 		if want := "TLS 1.3 with TLS_AES_128_GCM_SHA256, certificate verified for " + host +
 			": CN=mx.example (valid to 2099-12-31), issued by CN=Test CA (valid to 2099-12-31)"; !strings.Contains(r.stdout, want) {
