@@ -56,6 +56,7 @@ func (c *checkCommand) Run(p *program) error {
 	}
 	ctx, cancel := c.deadline(p.ctx)
 	defer cancel()
+	defer n.reportConflicts(p)
 	k := &checker{ctx: ctx, cmd: c, n: n, client: client}
 	k.walk()
 	return errors.Join(c.finish(p, k.steps), n.close())

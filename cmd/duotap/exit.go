@@ -61,6 +61,10 @@ func smtpExitCode(e *smtpclient.Error) int {
 		return exitUnknown
 	case errors.Is(e, smtpclient.ErrAddress), errors.Is(e, smtpclient.ErrSubject), errors.Is(e, smtpclient.ErrNo8BitMIME):
 		return exitData
+	case errors.Is(e, stack.ErrDuplicateAddress):
+		return exitConfig
+	case errors.Is(e, context.Canceled), errors.Is(e, context.DeadlineExceeded):
+		return exitTemporary
 	case errors.Is(e, smtpclient.ErrBody), errors.Is(e, link.ErrRemoved):
 		return exitIO
 	case errors.Is(e, smtpclient.ErrPlaintextAuth):

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/alecthomas/kong"
@@ -34,11 +35,24 @@ type program struct {
 }
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), signals()...)
+	context.AfterFunc(ctx, stop) // a second signal ends us at once
 	p := &program{ctx: ctx, stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr}
 	code := p.run(os.Args[1:])
 	stop()
 	os.Exit(code)
+}
+
+// signals are those that end the program in order. Whoever started it may want some to be
+// ignored, as nohup does.
+func signals() []os.Signal {
+	list := []os.Signal{syscall.SIGTERM}
+	for _, s := range []os.Signal{syscall.SIGINT, syscall.SIGHUP} {
+		if !signal.Ignored(s) {
+			list = append(list, s)
+		}
+	}
+	return list
 }
 
 // run executes one command line and returns the exit code.
@@ -80,7 +94,28 @@ func (p *program) report(err error) int {
 	}
 	var e *exitError
 	if !errors.As(err, &e) || !e.silent {
-		fmt.Fprintf(p.stderr, "duotap: %v\n", err)
+		fmt.Fprintf(p.stderr, "duotap: %s\n", inFlags(err))
 	}
 	return exitCode(err)
 }
+
+// inFlags is the text of err with the names of flags for those of the API that they set.
+func inFlags(err error) string { return flagNames.Replace(err.Error()) }
+
+var flagNames = strings.NewReplacer(
+	"smtpclient: ", "",
+	"set Config.AllowPlaintextAuth", "give --allow-plaintext-auth",
+	"Config.AllowPlaintextAuth", "--allow-plaintext-auth",
+	"set Config.Auth to AuthNone", "give --auth none",
+	"Config.Auth", "--auth",
+	"Config.Username", "--user",
+	"Config.Password", "--password-file",
+	"Config.Timeouts", "--timeout",
+	"Config.Domain", "--helo",
+	"Config.From", "--from",
+	"Config.Server", "--server",
+	"Config.TLS.ServerName", "--tls-name",
+	"Config.TLS", "--tls",
+	"Config.Pool", "--pool-payload",
+	"look at the trace", "run it again with --trace",
+)

@@ -24,7 +24,7 @@ type linkFlags struct {
 	Address     []netip.Prefix `help:"An address of ours with its prefix length, as 192.0.2.2/24 or fd99::2/64. Repeatable." placeholder:"PREFIX"`
 	Gateway     []netip.Addr   `help:"Default router, one of each family. Repeatable." placeholder:"ADDR"`
 	MAC         string         `name:"mac" help:"Our MAC address. Default: made from the TAP's name and the first address, so that it stays the same."`
-	MTU         int            `name:"mtu" help:"Largest IP packet. Default: that of the TAP." placeholder:"BYTES"`
+	MTU         int            `name:"mtu" help:"Largest IP packet; set on the host's side of the TAP, too. Default: that of the TAP." placeholder:"BYTES"`
 	DNS         []netip.Addr   `name:"dns" help:"Name server. Repeatable." placeholder:"ADDR"`
 	Pcap        string         `help:"Capture the traffic into a new pcapng file, credentials blanked." placeholder:"FILE"`
 	PcapSecrets bool           `help:"Leave credentials in the capture."`
@@ -153,6 +153,17 @@ func (n *network) close() error {
 		err = n.ip.Close()
 	}
 	return errors.Join(err, n.closeCapture())
+}
+
+// reportConflicts says which of our addresses another host has: the likeliest mistake of
+// all, and seldom what an error looks like.
+func (n *network) reportConflicts(p *program) {
+	if n.ip == nil {
+		return
+	}
+	for _, c := range n.ip.Conflicts() {
+		fmt.Fprintf(p.stderr, "duotap: our address %v is in use by another host, %v; give us another with --address\n", c.Address, c.Holder)
+	}
 }
 
 func (n *network) closeCapture() error {

@@ -38,6 +38,7 @@ func (c *pingCommand) Run(p *program) (err error) {
 	}
 	defer func() { err = errors.Join(err, n.close()) }()
 
+	defer n.reportConflicts(p)
 	var rtts []time.Duration
 	var last error
 	for k := range c.Count {

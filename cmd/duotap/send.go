@@ -82,7 +82,8 @@ func (c *sendCommand) Run(p *program) error {
 	}
 	ctx, cancel := c.deadline(p.ctx)
 	defer cancel()
-	receipt, err := client.Send(ctx, c.mail(p.stdin))
+	defer n.reportConflicts(p)
+	receipt, err := client.Send(ctx, c.mail(newContextReader(ctx, p.stdin)))
 	if closeErr := n.close(); closeErr != nil {
 		fmt.Fprintf(p.stderr, "duotap: %v\n", closeErr) // the mail's outcome counts for more
 	}
@@ -92,7 +93,7 @@ func (c *sendCommand) Run(p *program) error {
 		report.Instance = &s
 	}
 	if err != nil {
-		report.Error = err.Error()
+		report.Error = inFlags(err)
 	}
 	return c.print(p, &report, err)
 }
@@ -108,8 +109,8 @@ func (c *sendCommand) print(p *program, r *sendReport, err error) error {
 	if c.JSON {
 		enc := json.NewEncoder(p.stdout)
 		enc.SetIndent("", "  ")
-		if err := enc.Encode(r); err != nil {
-			return fmt.Errorf("writing the result: %w", err)
+		if err := enc.Encode(r); err != nil { // which counts for less than the outcome
+			fmt.Fprintf(p.stderr, "duotap: writing the result: %v\n", err)
 		}
 	} else {
 		r.printText(p.stdout)
@@ -123,14 +124,14 @@ func (c *sendCommand) print(p *program, r *sendReport, err error) error {
 func (r *sendReport) printText(w io.Writer) {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, rcpt := range r.Receipt.Recipients {
-		why := ""
+		outcome, why := rcpt.Outcome.String(), ""
 		switch {
 		case rcpt.Reply != nil:
 			why = rcpt.Reply.String()
-		case rcpt.Err != nil:
-			why = rcpt.Err.Error()
+		case rcpt.Outcome == smtpclient.Refused:
+			outcome = "not sent" // for a reason that the error says
 		}
-		fmt.Fprintf(tw, "%s\t%s\t%s\n", rcpt.Outcome, rcpt.Address, why)
+		fmt.Fprintf(tw, "%s\t%s\t%s\n", outcome, rcpt.Address, why)
 	}
 	tw.Flush()
 	fmt.Fprintf(w, "%d bytes in %d packets; pool %d of %d free, at least %d free all the time\n",

@@ -270,7 +270,7 @@ func TestSendBadInput(t *testing.T) {
 		{"NUL-less control in a recipient", args("--to", "a\x01@example.org"), exitData, "bad address"},
 		{"angle bracket in a recipient", args("--to", "a@example.org> X=<"), exitData, "bad address"},
 		{"LF in the subject", args("--to", "a@example.org", "--subject", "a\nBcc: b@example.org"), exitData, "subject"},
-		{"space in the name for EHLO", args("--to", "a@example.org", "--helo", "a b"), exitData, "Domain"},
+		{"space in the name for EHLO", args("--to", "a@example.org", "--helo", "a b"), exitData, "--helo"},
 		{"payload without room for data", args("--to", "a@example.org", "--pool-payload", "94"), exitConfig, "need 95"},
 		{"pool without packets", args("--to", "a@example.org", "--pool-packets", "0"), exitConfig, "pool"},
 		{"subject of a raw message", args("--to", "a@example.org", "--raw", "--subject", "x"), exitUsage, "--subject"},

@@ -13,7 +13,7 @@ import (
 // tapCommand is duotap tap.
 type tapCommand struct {
 	Create tapCreateCommand `cmd:"" help:"Create a TAP that stays, and may be opened by its owner without privileges. Needs CAP_NET_ADMIN."`
-	Delete tapDeleteCommand `cmd:"" help:"Delete a TAP. Needs CAP_NET_ADMIN."`
+	Delete tapDeleteCommand `cmd:"" help:"Delete a TAP. Needs CAP_NET_ADMIN, or to be its owner."`
 	List   tapListCommand   `cmd:"" help:"List the TAPs of this network namespace."`
 }
 
