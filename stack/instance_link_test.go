@@ -299,6 +299,9 @@ func TestForwarding(t *testing.T) {
 			if longest.Load() > 1514 {
 				t.Errorf("carol has received a frame of %d bytes, with an MTU of 1500", longest.Load())
 			}
+			if s := n.alice.Stats().ICMP; s.UnreachableReceived+s.PacketTooBigReceived > 0 {
+				t.Errorf("the router has refused packets: %+v", s)
+			}
 			if s := n.router.Stats().IP; s.PacketsForwarded == 0 {
 				t.Errorf("the router's counters are %+v", s)
 			}
