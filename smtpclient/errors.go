@@ -245,7 +245,7 @@ func (e *Error) tlsHint() string {
 	case errors.Is(e.Err, ErrCertificate):
 		return "" // the error says it
 	case isTimeout(e.Err):
-		return "the server or the way to it is too slow; try again later, or raise Config.Timeouts.TLS"
+		return "the server or the way to it is too slow; try again later, or raise Config.Timeouts"
 	}
 	return "check that the server speaks TLS on this port, in a version and with ciphers of today"
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log"
+	"net"
 	"os"
 	"strings"
 	"time"
@@ -161,4 +162,30 @@ func ExampleTraceTo() {
 	// Output:
 	//     0.000 *: connected to 192.0.2.25:25 at 192.0.2.25:25
 	//     0.000 S: 421 4.3.2 come back later
+}
+
+// A server that is known by the fingerprint of its certificate, and a password that
+// neither it nor anybody on the way gets to see.
+func ExampleTLSConfig() {
+	pool, err := packetpool.New(packetpool.Config{Name: "mail", Packets: 4, Payload: 1514})
+	if err != nil {
+		log.Fatal(err)
+	}
+	_, err = smtpclient.New(smtpclient.Config{
+		Dialer: new(net.Dialer),
+		Pool:   pool,
+		Server: "mx.example.org:587",
+		From:   "device@example.org",
+		TLS: smtpclient.TLSConfig{
+			Mode: smtpclient.TLSRequireStartTLS,
+			// As "openssl x509 -fingerprint -sha256" prints it.
+			Fingerprints: []string{"9F:86:D0:81:88:4C:7D:65:9A:2F:EA:A0:C5:5A:D0:15:A3:BF:4F:1B:2B:0B:82:2C:D1:5D:6C:15:B0:F0:0A:08"},
+		},
+		Username:  "device",
+		Password:  smtpclient.NewSecret("secret"),
+		AuthFloor: smtpclient.AuthSCRAMSHA1,
+	})
+	fmt.Println(err)
+	// Output:
+	// <nil>
 }

@@ -309,8 +309,8 @@ func explainCertificate(v *tls.CertificateVerificationError, name string, now ti
 	case isType[x509.HostnameError](v.Err):
 		why = fmt.Sprintf("it isn't for %q; check the server's name, or set Config.TLS.ServerName to the one that is meant", name)
 	case isType[x509.UnknownAuthorityError](v.Err):
-		why = "no trusted authority has issued it; add the authority to Config.TLS.RootCAs, or have its fingerprint " +
-			fingerprint(sha256.Sum256(cert.Raw)).String() + " confirmed and put it into Config.TLS.Fingerprints"
+		why = "no trusted authority has issued it; trust the one that has, if whoever runs the server confirms the fingerprint " +
+			fingerprint(sha256.Sum256(cert.Raw)).String()
 	}
 	return &certificateError{text: describeCertificate(cert) + ": " + why, cause: v}
 }

@@ -72,7 +72,7 @@ func TestTLS(t *testing.T) {
 			}
 		}
 
-		r := duotap(t, nil, checkArgs(f.smtp(), "--tls-ca", authorities, "--user", secretUser, "--auth", "scram-sha-256")...)
+		r := duotap(t, nil, checkArgs(f.smtp(), "--tls-ca", authorities, "--user", secretUser, "--password-file", password, "--auth", "scram-sha-256")...)
 		if r.code != exitPermission || !strings.Contains(r.stdout, "SCRAM-SHA-256 is wanted, and the server offers PLAIN OAUTHBEARER") {
 			t.Errorf("exit code %d\n%s", r.code, r.output())
 		}
