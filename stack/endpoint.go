@@ -256,6 +256,23 @@ func (e *endpoint) split(d gstack.NetworkDispatcher, f *link.Frame, v verdict) {
 	}
 }
 
+// headerBytes is room for all the headers of a packet that has no unusual ones. They are in
+// memory of their own, because gVisor clones the piece that a header is in when it looks at
+// it a second time: the whole super-frame, if that is one piece.
+const headerBytes = 128
+
+// copy makes a piece of n bytes of a frame from offset off on.
+func (e *endpoint) copy(f *link.Frame, off, n int) *buffer.View {
+	size := n
+	if e.forwarding {
+		size = max(n, unpooled)
+	}
+	view := buffer.NewViewSize(size)
+	view.CapLength(n)
+	f.CopyAt(view.AsSlice(), off)
+	return view
+}
+
 // unpooled is a size of memory that gVisor leaves to the garbage collector. When it forwards
 // a packet it looks at the old header after it has given its memory back, which others may
 // have taken out of the pool by then; so a router takes none from the pool.
@@ -263,18 +280,19 @@ const unpooled = 64<<10 + 1
 
 // pass copies one frame into gVisor's memory and delivers it.
 func (e *endpoint) pass(d gstack.NetworkDispatcher, f *link.Frame, n int, v verdict) {
-	size := n
+	head := min(n, headerBytes)
 	if e.forwarding {
-		size = max(n, unpooled)
+		head = n
 	}
-	view := buffer.NewView(size)
-	for _, b := range f.Data {
-		view.Write(b)
-	}
+	view := e.copy(f, 0, head)
 	if e.forwarding {
 		e.expire(v.proto, view.AsSlice())
 	}
-	pkt := gstack.NewPacketBuffer(gstack.PacketBufferOptions{Payload: buffer.MakeWithView(view)})
+	payload := buffer.MakeWithView(view)
+	if head < n {
+		payload.Append(e.copy(f, head, n-head))
+	}
+	pkt := gstack.NewPacketBuffer(gstack.PacketBufferOptions{Payload: payload})
 	if _, ok := pkt.LinkHeader().Consume(header.EthernetMinimumSize); !ok {
 		pkt.DecRef()
 		return
