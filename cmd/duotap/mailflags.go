@@ -49,6 +49,9 @@ func (f *serverFlags) client(p *program, d smtpclient.Dialer, from string) (*smt
 			cfg.Auth = a
 		}
 	}
+	if f.User != "" && f.PasswordFile == "" && cfg.Auth != smtpclient.AuthExternal && cfg.Auth != smtpclient.AuthAnonymous && cfg.Auth != smtpclient.AuthNone {
+		return nil, nil, usageError(errors.New("--user has no password; name its file with --password-file"))
+	}
 	var err error
 	if cfg.TLS, err = f.tls(); err != nil {
 		return nil, nil, err

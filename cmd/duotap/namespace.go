@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"runtime"
 	"syscall"
 )
 
@@ -20,6 +21,9 @@ func inNamespace(p *program, args ...string) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("finding this program's file: %w", err)
 	}
+	// The child is killed when the thread that started it ends, and Go may end threads.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	cmd := exec.CommandContext(context.WithoutCancel(p.ctx), self, args...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = p.stdin, p.stdout, p.stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{
