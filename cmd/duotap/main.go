@@ -115,6 +115,8 @@ var flagNames = strings.NewReplacer(
 	"Config.From", "--from",
 	"Config.Server", "--server",
 	"Config.TLS.ServerName", "--tls-name",
+	"Config.TLS.RootCAs", "--tls-ca",
+	"Config.TLS.InsecureSkipVerify", "--tls-insecure",
 	"Config.TLS", "--tls",
 	"Config.Pool", "--pool-payload",
 	"look at the trace", "run it again with --trace",
