@@ -157,6 +157,7 @@ func TestDialToLoopbackDoesNotWait(t *testing.T) {
 func TestDialWaitsForItsOwnAddressOnly(t *testing.T) {
 	for _, other := range []string{"duplicate", "down"} {
 		t.Run(other, func(t *testing.T) {
+			t.Parallel()
 			a, b, err := memlink.New(fullOffload)
 			must(t, err)
 			second := newStation(t, netip.MustParseAddr("2001:db8:5::1")) // has what we want

@@ -390,6 +390,89 @@ func (c *fakeClock) first(end time.Time) (first *fakeTimer) {
 	return first
 }
 
+// hastyClock is the machine's, but can be put forward, which spares tests with TCP the
+// second of duplicate address detection.
+type hastyClock struct {
+	mu     sync.Mutex
+	ahead  time.Duration
+	timers map[*hastyTimer]struct{}
+}
+
+type hastyTimer struct {
+	*time.Timer
+	clock *hastyClock
+	at    time.Time // by its clock
+}
+
+func newHastyClock() *hastyClock { return &hastyClock{timers: map[*hastyTimer]struct{}{}} }
+
+func (c *hastyClock) Now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return time.Now().Add(c.ahead)
+}
+
+func (c *hastyClock) AfterFunc(d time.Duration, f func()) stack.Timer {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	t := &hastyTimer{clock: c, at: time.Now().Add(c.ahead + d)}
+	c.timers[t] = struct{}{}
+	t.Timer = time.AfterFunc(d, func() {
+		c.forget(t)
+		f()
+	})
+	return t
+}
+
+func (c *hastyClock) forget(t *hastyTimer) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.timers, t)
+}
+
+func (t *hastyTimer) Stop() bool {
+	t.clock.forget(t)
+	return t.Timer.Stop()
+}
+
+func (t *hastyTimer) Reset(d time.Duration) bool {
+	t.clock.mu.Lock()
+	defer t.clock.mu.Unlock()
+	t.at = time.Now().Add(t.clock.ahead + d)
+	t.clock.timers[t] = struct{}{}
+	return t.Timer.Reset(d)
+}
+
+func (c *hastyClock) putForward(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ahead += d
+	for t := range c.timers {
+		if t.Timer.Stop() { // otherwise it runs already
+			t.Timer.Reset(time.Until(t.at.Add(-c.ahead)))
+		}
+	}
+}
+
+// settle puts the clock forward until all addresses of the instances, which live by it,
+// are ready.
+func (c *hastyClock) settle(t testing.TB, instances ...*stack.Instance) {
+	t.Helper()
+	for _, ip := range instances {
+		eventually(t, "Ready", func() bool {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+			defer cancel()
+			err := ip.Ready(ctx)
+			if errors.Is(err, context.DeadlineExceeded) {
+				c.putForward(time.Second)
+				return false
+			}
+			must(t, err)
+			return true
+		})
+	}
+}
+
 // station is a device whose other end is the test: it keeps what the instance sends, and
 // hands to the instance whatever the test makes up. It also answers ARP requests and
 // neighbour solicitations for its own addresses, unless it is mute.

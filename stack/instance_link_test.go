@@ -27,11 +27,11 @@ import (
 func TestIPLinkStatus(t *testing.T) {
 	a, b := memlink.Pair(1500)
 	book := new(logBook)
-	cfg := aliceOn(withAll, a)
-	cfg.Logger = book.logger()
-	alice, bob := launch(t, withAll, cfg), launch(t, withAll, bobOn(withAll, b))
-	must(t, alice.Ready(patient(t)))
-	must(t, bob.Ready(patient(t)))
+	clock := newHastyClock()
+	cfg, cfgB := aliceOn(withAll, a), bobOn(withAll, b)
+	cfg.Logger, cfg.Clock, cfgB.Clock = book.logger(), clock, clock
+	alice, bob := launch(t, withAll, cfg), launch(t, withAll, cfgB)
+	clock.settle(t, alice, bob)
 	l, err := bob.Listen("tcp", ":80")
 	must(t, err)
 	var conns [2][2]net.Conn
@@ -256,16 +256,15 @@ func newNetwork(t *testing.T, s services, left, right memlink.Config, watch func
 	r1, c, err := memlink.New(right)
 	must(t, err)
 	cfg := aliceOn(withAll, a)
-	cfg.Gateways = addresses("192.0.2.254", "2001:db8::254")
+	clock := newHastyClock()
+	cfg.Clock, cfg.Gateways = clock, addresses("192.0.2.254", "2001:db8::254")
 	n := network{alice: launch(t, withAll, cfg)}
-	n.router = build(t, s|withIPv6|withForwarding, stack.Config{Name: "router", Link: r0, Addresses: prefixes("192.0.2.254/24", "2001:db8::254/64")})
+	n.router = build(t, s|withIPv6|withForwarding, stack.Config{Name: "router", Clock: clock, Link: r0, Addresses: prefixes("192.0.2.254/24", "2001:db8::254/64")})
 	must(t, n.router.AttachLink(stack.LinkConfig{Link: r1, Addresses: prefixes("198.51.100.254/24", "2001:db8:1::254/64")}))
 	must(t, n.router.Start(t.Context()))
-	n.carol = launch(t, withAll, stack.Config{Name: "carol", Link: &spy{c, watch},
+	n.carol = launch(t, withAll, stack.Config{Name: "carol", Clock: clock, Link: &spy{c, watch},
 		Addresses: prefixes("198.51.100.2/24", "2001:db8:1::2/64"), Gateways: addresses("198.51.100.254", "2001:db8:1::254")})
-	for _, ip := range []*stack.Instance{n.alice, n.router, n.carol} {
-		must(t, ip.Ready(patient(t)))
-	}
+	clock.settle(t, n.alice, n.router, n.carol)
 	return n
 }
 
@@ -485,9 +484,11 @@ func TestFalseMTU(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			dev := newStation(t, bob4.Addr(), bob6.Addr())
+			clock := newHastyClock()
 			cfg := aliceOn(withAll, dev)
+			cfg.Clock = clock
 			alice := launch(t, withAll, cfg)
-			must(t, alice.Ready(patient(t)))
+			clock.settle(t, alice)
 			conn := acceptByHand(t, dev, alice, c.to)
 			if _, err := conn.Write(make([]byte, 1400)); err != nil {
 				t.Fatal(err)
@@ -585,19 +586,18 @@ func TestPathMTU(t *testing.T) {
 	must(t, err)
 	s := withTCP | withIPv6
 	cfg := aliceOn(s, a)
-	cfg.Gateways = addresses("192.0.2.254", "2001:db8::254")
+	clock := newHastyClock()
+	cfg.Clock, cfg.Gateways = clock, addresses("192.0.2.254", "2001:db8::254")
 	alice := launch(t, s, cfg)
-	left := build(t, s|withForwarding, stack.Config{Name: "left", Link: r0, Addresses: prefixes("192.0.2.254/24", "2001:db8::254/64")})
+	left := build(t, s|withForwarding, stack.Config{Name: "left", Clock: clock, Link: r0, Addresses: prefixes("192.0.2.254/24", "2001:db8::254/64")})
 	must(t, left.AttachLink(stack.LinkConfig{Link: r1, Addresses: prefixes("10.0.0.1/8", "2001:db8:a::1/64"), Gateways: addresses("10.0.0.2", "2001:db8:a::2")}))
-	right := build(t, s|withForwarding, stack.Config{Name: "right", Link: s0, Addresses: prefixes("10.0.0.2/8", "2001:db8:a::2/64"), Gateways: addresses("10.0.0.1", "2001:db8:a::1")})
+	right := build(t, s|withForwarding, stack.Config{Name: "right", Clock: clock, Link: s0, Addresses: prefixes("10.0.0.2/8", "2001:db8:a::2/64"), Gateways: addresses("10.0.0.1", "2001:db8:a::1")})
 	must(t, right.AttachLink(stack.LinkConfig{Link: s1, Addresses: prefixes("198.51.100.254/24", "2001:db8:1::254/64")}))
 	must(t, left.Start(t.Context()))
 	must(t, right.Start(t.Context()))
-	carol := launch(t, s, stack.Config{Name: "carol", Link: c, Addresses: prefixes("198.51.100.2/24", "2001:db8:1::2/64"),
+	carol := launch(t, s, stack.Config{Name: "carol", Clock: clock, Link: c, Addresses: prefixes("198.51.100.2/24", "2001:db8:1::2/64"),
 		Gateways: addresses("198.51.100.254", "2001:db8:1::254")})
-	for _, ip := range []*stack.Instance{alice, left, right, carol} {
-		must(t, ip.Ready(patient(t)))
-	}
+	clock.settle(t, alice, left, right, carol)
 	for _, addr := range []string{carolFar, carolSix} {
 		sendBytes(t, alice, carol, netip.MustParseAddr(addr), 1<<15)
 	}

@@ -69,10 +69,11 @@ func coupleChecked(t *testing.T, s services, cable memlink.Config) (alice, bob *
 	a, b, err := memlink.New(cable)
 	must(t, err)
 	atAlice, atBob = &checker{t: t, dev: a}, &checker{t: t, dev: b}
-	alice = launch(t, s, aliceOn(s, &spy{a, atAlice.look}))
-	bob = launch(t, s, bobOn(s, &spy{b, atBob.look}))
-	must(t, alice.Ready(patient(t)))
-	must(t, bob.Ready(patient(t)))
+	clock := newHastyClock()
+	cfgA, cfgB := aliceOn(s, &spy{a, atAlice.look}), bobOn(s, &spy{b, atBob.look})
+	cfgA.Clock, cfgB.Clock = clock, clock
+	alice, bob = launch(t, s, cfgA), launch(t, s, cfgB)
+	clock.settle(t, alice, bob)
 	return alice, bob, atAlice, atBob
 }
 
@@ -177,12 +178,11 @@ func TestMSS(t *testing.T) {
 		}
 		dev := newStation(t, bob4.Addr(), bob6.Addr())
 		dev.mtu = mtu
-		clock := newFakeClock()
+		clock := newHastyClock()
 		cfg := aliceOn(s, dev)
 		cfg.Clock = clock
 		alice := launch(t, s, cfg)
-		clock.advance(2e9)
-		must(t, alice.Ready(patient(t)))
+		clock.settle(t, alice)
 		_, err := alice.Listen("tcp", ":80")
 		must(t, err)
 		for host, want := range hosts {
