@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 
 	"github.com/duotap/duotap/smtpclient"
+	"github.com/duotap/duotap/smtpclient/smtptest"
 )
 
 // canary is a password that must not show up anywhere.
@@ -134,8 +135,10 @@ func checkMechanismCanary(t *testing.T, a smtpclient.Auth, challenge, end string
 		token = base64.StdEncoding.EncodeToString([]byte("n,a=user,\x01host=192.0.2.25\x01port=25\x01auth=Bearer " + canary + "\x01\x01"))
 	}
 	end = strings.NewReplacer("echo raw", "S: "+token+" "+canary, "echo", "S: 535 not "+token+" and not "+canary).Replace(end)
-	l := serve(t, "S: 220 mx\nC: EHLO client.example\nS: 250-mx\nS: 250 AUTH "+mechanism+"\nC: AUTH "+mechanism+
-		"\nS: 334 "+challenge+"\n"+end+"\n! silent")
+	l := smtptest.Listen()
+	s := smtptest.Serve(l, smtptest.MustParse("S: 220 mx\nC: EHLO client.example\nS: 250-mx\nS: 250 AUTH "+mechanism+"\nC: AUTH "+mechanism+
+		"\nS: 334 "+challenge+"\n"+end+"\n! silent"))
+	t.Cleanup(func() { _, _ = s.Wait() }) // a client that refuses the challenge leaves before the server is done
 	var trace, log bytes.Buffer
 	cfg := testConfig(t, l)
 	cfg.Auth, cfg.Username, cfg.Password, cfg.AllowPlaintextAuth = a, "user", smtpclient.NewSecret(canary), true
