@@ -32,7 +32,7 @@ func startSink(t *testing.T, dir string) (address string) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cmd := exec.CommandContext(ctx, path, args...)
 	if err := cmd.Start(); err != nil {
-		t.Skip(err)
+		t.Fatal(err)
 	}
 	t.Cleanup(func() { cancel(); _ = cmd.Wait() }) // it is killed
 	for deadline := time.Now().Add(10 * time.Second); ; {
